@@ -1,0 +1,43 @@
+"""From a trained AlexNet to a running engine, with proof.
+
+    from alexnet_deploy import Runtime
+    probabilities = Runtime("engine.plan").predict(batch)
+
+Names are imported when they are first used, so that `import alexnet_deploy` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Runtime": "runtime",
+    "Artifact": "manifest",
+    "Manifest": "manifest",
+    "Preprocess": "manifest",
+    "PictureSet": "pictures",
+    "AlexnetDeployError": "errors",
+    "FallbackWarning": "errors",
+}
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning
+    from alexnet_deploy.manifest import Artifact, Manifest, Preprocess
+    from alexnet_deploy.pictures import PictureSet
+    from alexnet_deploy.runtime import Runtime
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,80 @@
+"""The contract of a backend: it moves one checked batch through one engine, and nothing else.
+
+Policy (checking, preprocessing, chunking, softmax, locking) belongs to Runtime. A backend may rely on what it is given:
+a C-contiguous array of `input`'s dtype and shape, with batch.min <= N <= batch.max rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.types import BatchRange, TensorSpec
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may ask of a backend; each takes what it knows, and raises on what it cannot honour.
+
+    Attributes:
+        device: "cpu" or "cuda"; never "auto", which Runtime has resolved by then.
+        threads: CPU threads inside one call; None leaves the choice to the backend.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+
+
+class Backend(ABC):
+    """One loaded artifact.
+
+    Attributes:
+        name: as in the table of `alexnet_deploy.backends`.
+        device: where it really runs, "cpu" or "cuda", not where it was asked to.
+        input, output: the tensors as the loaded engine itself describes them.
+        batch: the batch sizes that `run` takes.
+        concurrent: whether several threads may call `run` at once; Runtime holds a lock around it otherwise.
+    """
+
+    name: ClassVar[str]
+    concurrent: ClassVar[bool] = False
+    device: str
+    input: TensorSpec
+    output: TensorSpec
+    batch: BatchRange
+
+    @classmethod
+    @abstractmethod
+    def load(cls, artifact: Artifact, options: Options) -> Backend:
+        """Opens an artifact.
+
+        Raises:
+            BackendMissing: a package is not installed; names the extra to install.
+            DeviceMissing: `options.device` is not here. Never falls back to another.
+            ArtifactCorrupt: the file is damaged, or made by or for something else.
+        """
+
+    @abstractmethod
+    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """One inference.
+
+        Args:
+            batch: (N, ...) as `input` says, contiguous, batch.min <= N <= batch.max.
+
+        Returns:
+            float32 (N, classes), the graph's raw output, in memory that the caller owns.
+
+        Raises:
+            BackendError: the engine failed; the cause is attached.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases everything. Runtime calls it once, with no `run` under way."""

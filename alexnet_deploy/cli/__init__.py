@@ -1,0 +1,60 @@
+"""The command line: parse, call, print. One module a command, imported when that command runs.
+
+`--help` of the group and of every command loads none of numpy, torch, onnx, onnxruntime or tensorrt: the command modules
+import the rooms that they call inside their functions.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+import click
+
+from alexnet_deploy import __version__
+
+# name -> one line for the overview. The module is alexnet_deploy.cli.<name with _ for ->, its command `command`.
+COMMANDS = {
+    "demo": "The whole way, from training to a report, on the embedded data.",
+    "train": "Train an AlexNet on a folder of pictures, or on the demo data.",
+    "evaluate": "Accuracy of any artifact on labelled pictures.",
+    "export": "Checkpoint to ONNX, compared with PyTorch before it is written.",
+    "adopt": "Write a manifest for an ONNX classifier made by someone else.",
+    "build-engine": "ONNX to a TensorRT engine: FP32, FP16, BF16, INT8 or FP8.",
+    "predict": "Classify pictures with any artifact.",
+    "verify": "Compare artifacts with a reference; exit code 1 when a gate is missed.",
+    "bench": "Latency and throughput of artifacts, side by side.",
+    "inspect": "What is in an artifact, without running it.",
+    "doctor": "What this machine can run, and what to install for the rest.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows the names of its commands and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"{__name__}.{name.replace('-', '_')}")
+        return cast(click.Command, module.command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="alexnet-deploy")
+def main() -> None:
+    """From a trained AlexNet to a running engine, with proof.
+
+    \b
+    Example:
+      alexnet-deploy train --data photos -o models/alexnet.safetensors
+      alexnet-deploy export models/alexnet.safetensors
+      alexnet-deploy build-engine --int8
+      alexnet-deploy predict models/alexnet.int8.plan picture.jpg
+    """

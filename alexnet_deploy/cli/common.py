@@ -1,0 +1,173 @@
+"""What every command shares: --json, the way errors become exit codes, progress bars, and the models folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from alexnet_deploy.errors import AlexnetDeployError, ArtifactMissing
+from alexnet_deploy.types import Precision, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command gives back.
+
+    Attributes:
+        data: a dataclass or plain dict; what --json prints.
+        show: draws it for a person on the console it is given.
+        missed: one sentence for each gate that was missed, with both numbers; any makes the exit code 1.
+    """
+
+    data: object
+    show: Callable[[Console], None]
+    missed: tuple[str, ...] = ()
+
+
+class Command(click.Command):
+    """A click command whose function returns a Result. Adds --json and turns errors into exit codes.
+
+    Exit codes: 0 done, 1 a gate was missed, 2 a clear error, 130 interrupted.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout; progress and messages on stderr.")
+        )
+
+    def invoke(self, ctx: click.Context) -> None:
+        as_json = bool(ctx.params.pop("as_json", False))
+        try:
+            with _warnings_as_messages():
+                result: Result = super().invoke(ctx)
+            self._print(result, as_json)
+        except AlexnetDeployError as error:
+            _message("error", str(error))
+            if as_json:
+                _print_json({"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}})
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _message("stopped", "interrupted; nothing half-written is left behind")
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            # A full disk, a read-only folder, a pipe that closed: the system's own sentence is the clear one.
+            _message("error", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            ctx.exit(2)
+        ctx.exit(1 if result.missed else 0)
+
+    def _print(self, result: Result, as_json: bool) -> None:
+        if as_json:
+            from alexnet_deploy.manifest import to_builtins
+
+            data = to_builtins(result.data)
+            _print_json({**data, "missed": list(result.missed)} if result.missed else data)
+        else:
+            from rich.console import Console
+
+            result.show(Console(highlight=False))
+        for sentence in result.missed:
+            _message("missed", sentence)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A Progress that draws bars on stderr, one a task; nothing where stderr is no terminal.
+
+    A bar that is done stays, with its time.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True, highlight=False)
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def progress(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)
+
+        yield progress
+
+
+def models_folder() -> Path:
+    """Where artifacts go, and are looked for, when no path is given: $ALEXNET_DEPLOY_MODELS or ./models."""
+    return Path(os.environ.get("ALEXNET_DEPLOY_MODELS", "models"))
+
+
+def latest(suffix: str, precision: Precision | None, fix: str) -> Path:
+    """The newest artifact with this suffix in the models folder, and of this precision where one is named.
+
+    Raises:
+        ArtifactMissing: there is none; `fix` names the command that makes one.
+    """
+    from alexnet_deploy.errors import ManifestError
+    from alexnet_deploy.manifest import read_manifest
+
+    def fits(path: Path) -> bool:
+        try:
+            return precision is None or read_manifest(path).precision == precision
+        except ManifestError:
+            return False
+
+    folder = models_folder()
+    found = [p for p in folder.glob(f"*{suffix}") if fits(p)] if folder.is_dir() else []
+    if not found:
+        kind = f"{precision} " if precision else ""
+        raise ArtifactMissing(f"no {kind}*{suffix} in {folder}/", expected="a path, or an artifact made before", fix=fix)
+    return max(found, key=lambda p: p.stat().st_mtime_ns)
+
+
+def note(text: str) -> None:
+    """One line for a person, on stderr."""
+    _message("note", text)
+
+
+@contextlib.contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """Our own warnings become one line on stderr; those of other libraries stay out of a user's sight."""
+    from alexnet_deploy.errors import FallbackWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", FallbackWarning)
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            _message("warning", str(message))
+
+        warnings.showwarning = show
+        yield
+
+
+def _message(kind: str, text: str) -> None:
+    colour = {"error": "red", "missed": "red", "warning": "yellow"}.get(kind, "cyan")
+    styled = click.style(f"{kind}:", fg=colour, bold=True) if "NO_COLOR" not in os.environ else f"{kind}:"
+    click.echo(f"{styled} {text}", err=True)
+
+
+def _print_json(data: object) -> None:
+    json.dump(data, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,443 @@
+"""The manifest: what stands beside every artifact, and makes it one.
+
+`engine.plan` has `engine.plan.json` beside it (never inside, so that trtexec and Triton can read the plan). A manifest
+says what goes in, what comes out, how pictures become input, what was done to get here, and the SHA-256 of the file, so
+that a changed or half-written file is refused. The artifact is written before its manifest: a manifest means a whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from alexnet_deploy import __version__
+from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
+from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
+
+FORMAT = "alexnet-deploy/1"
+MAX_MANIFEST_BYTES = 16 << 20
+_HASH_CHUNK_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Kind = Literal["checkpoint", "onnx", "plan"]
+KIND_OF_SUFFIX: dict[str, Kind] = {".safetensors": "checkpoint", ".onnx": "onnx", ".plan": "plan", ".engine": "plan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How a picture becomes a network's input. `preprocess.py` carries it out.
+
+    value = (pixel * scale - mean) / std, a channel at a time.
+
+    Attributes:
+        height, width: what the network takes, in pixels.
+        resize: the shorter side is scaled to this many pixels, then the centre is cropped to height x width;
+            None scales straight to height x width, without regard to the aspect.
+        interpolation: the resampling filter, always with anti-aliasing when shrinking (as Pillow does).
+        scale: what an 8-bit pixel value is multiplied by first (1/255 gives 0..1; 1.0 keeps 0..255).
+        mean, std: one number a channel, in the order of `channel_order`, after scaling.
+        channel_order: of the channels in the network's input; "grey" is one channel.
+        layout: of the network's input, "nchw" or "nhwc".
+    """
+
+    height: int
+    width: int
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channel_order: Literal["rgb", "bgr", "grey"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.height <= 8192 and 1 <= self.width <= 8192):
+            raise ValueError(f"an input of {self.height}x{self.width} pixels is not within 1..8192")
+        if self.resize is not None and not max(self.height, self.width) <= self.resize <= 16384:
+            raise ValueError(f"resize {self.resize} is smaller than the {self.height}x{self.width} crop (or over 16384)")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} numbers for {self.channel_order}")
+        finite = all(abs(v) < 1e9 for v in (self.scale, *self.mean, *self.std))  # False for NaN too
+        if not finite or self.scale <= 0 or min(self.std) <= 0:
+            raise ValueError("scale and std must be positive, mean finite")
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.channel_order == "grey" else 3
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one preprocessed picture: (C, H, W), or (H, W, C) where the layout is nhwc."""
+        if self.layout == "nchw":
+            return (self.channels, self.height, self.width)
+        return (self.height, self.width, self.channels)
+
+    def digest(self) -> str:
+        """SHA-256 over every field: two recipes with the same digest give the same input."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReference:
+    """Another file in the same folder, by name and content."""
+
+    file: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_file_name(self.file)
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """An artifact that this one was made from. It may have moved: only the hash is binding."""
+
+    kind: Kind
+    file: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_file_name(self.file)
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReference:
+    """A picture set: where it was found, and what was in it.
+
+    Attributes:
+        location: "demo:train", "demo:test", or the folder's absolute path at the time.
+        count: pictures used.
+        sha256: PictureSet.digest() of the pictures used.
+    """
+
+    location: str
+    count: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRecord:
+    """Where activation ranges came from.
+
+    Attributes:
+        data: the calibration pictures.
+        method: the method that was kept: "minmax", "percentile", "entropy" or "mse" (with its parameter, "percentile-99.99").
+        chosen_by: "request", or "auto" when it was the best of several on pictures held back.
+        seed: of the sampling of the pictures.
+        preprocess_sha256: Preprocess.digest() of the recipe used.
+        ranges: for each quantised activation, (low, high).
+    """
+
+    data: DataReference
+    method: str
+    chosen_by: Literal["request", "auto"]
+    seed: int
+    preprocess_sha256: str
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPrecision:
+    """What one Conv or Gemm computes in, as read back from the finished graph or engine."""
+
+    layer: str
+    op: str
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """What a plan was built with and for.
+
+    Attributes:
+        flavour, version: the TensorRT that built it; only the same can read it.
+        capabilities: the targets, such as ("sm80", "sm86") or ("current",).
+    """
+
+    flavour: Flavour
+    version: str
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """How a checkpoint was trained: the data, and the settings as the command took them."""
+
+    data: DataReference | None = None
+    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    epochs_done: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that is known about one artifact. See the attributes' own types for units.
+
+    Attributes:
+        file, size_bytes, sha256: the artifact itself; filled in by `write_artifact`.
+        input, output: the graph's only input and output, batch first.
+        output_kind: whether the output is logits or probabilities.
+        batch: the batch sizes it takes.
+        preprocess: how a picture becomes input.
+        labels: one name a class, in the order of the output, or () when unknown.
+        precision: what it computes in; for INT8 and FP8 also `form`.
+        layers: the precision of each Conv and Gemm, read back from the file.
+        reduce_range: INT8 weights keep to 7 bits, for CPUs without VNNI; None where it does not matter.
+        model: the architecture's configuration, as `training.model` writes it (checkpoints, and what was exported from them).
+        pictures: the set it was trained on; commands that need pictures and were given none take it from here.
+        parents: what it was made from, nearest first.
+        twin: for a plan, the graph that a machine without a GPU can run.
+        notes: free text for people.
+    """
+
+    kind: Kind
+    input: TensorSpec
+    output: TensorSpec
+    preprocess: Preprocess
+    batch: BatchRange
+    file: str = ""
+    size_bytes: int = 0
+    sha256: str = ""
+    format: str = FORMAT
+    created: str = ""
+    created_by: str = f"alexnet-deploy {__version__}"
+    output_kind: OutputKind = OutputKind.LOGITS
+    labels: tuple[str, ...] = ()
+    precision: Precision = Precision.FP32
+    form: GraphForm | None = None
+    layers: tuple[LayerPrecision, ...] = ()
+    reduce_range: bool | None = None
+    model: dict[str, str | int | float | bool] | None = None
+    pictures: DataReference | None = None
+    training: TrainingRecord | None = None
+    calibration: CalibrationRecord | None = None
+    plan: PlanRecord | None = None
+    parents: tuple[Lineage, ...] = ()
+    twin: FileReference | None = None
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format!r} is not {FORMAT!r}")
+        if self.labels and self.classes is not None and len(self.labels) != self.classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.classes} classes")
+        if self.kind == "plan" and self.plan is None:
+            raise ValueError("a plan's manifest needs the record `plan`")
+
+    @property
+    def classes(self) -> int | None:
+        return self.output.shape[-1]
+
+    def label(self, index: int) -> str:
+        return self.labels[index] if self.labels else f"class {index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file and its manifest, known to fit each other at the time of `open`."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_hash: bool = True) -> Artifact:
+        """Reads the manifest beside `path` and checks that the file is the one it describes.
+
+        Raises:
+            ArtifactMissing: there is no such file.
+            ManifestError: there is no manifest, or it is unreadable.
+            ArtifactCorrupt: size or SHA-256 differ from the manifest's.
+        """
+        path = existing_file(path)
+        manifest = read_manifest(path)
+        artifact = cls(path, manifest)
+        size_bytes = path.stat().st_size
+        if size_bytes != manifest.size_bytes:
+            raise ArtifactCorrupt(
+                f"{path} has {size_bytes:,} bytes, its manifest says {manifest.size_bytes:,}",
+                expected="the file that the manifest was written for",
+                fix="make it again, or copy the file and its .json together",
+            )
+        if check_hash:
+            artifact.check_hash()
+        return artifact
+
+    def check_hash(self) -> None:
+        """Raises ArtifactCorrupt unless the file's SHA-256 is the manifest's."""
+        found = file_sha256(self.path)
+        if found != self.manifest.sha256:
+            raise ArtifactCorrupt(
+                f"{self.path} has SHA-256 {found[:12]}…, its manifest says {self.manifest.sha256[:12]}…",
+                expected="a file unchanged since it was made",
+                fix="make it again, or copy the file and its .json together",
+            )
+
+    def twin(self) -> Artifact | None:
+        """The twin graph beside a plan, checked, or None when the manifest names none.
+
+        Raises:
+            ArtifactError: the twin is missing or not the one that the manifest names.
+        """
+        if self.manifest.twin is None:
+            return None
+        twin = Artifact.open(self.path.parent / self.manifest.twin.file)
+        if twin.manifest.sha256 != self.manifest.twin.sha256:
+            raise ArtifactCorrupt(
+                f"{twin.path} is not the twin that {self.path.name} was built with",
+                expected=f"SHA-256 {self.manifest.twin.sha256[:12]}…, found {twin.manifest.sha256[:12]}…",
+                fix="build the engine again: alexnet-deploy build-engine",
+            )
+        return twin
+
+    def lineage(self) -> tuple[Lineage, ...]:
+        """This artifact and its ancestors, as the `parents` of one that is made from it."""
+        own = Lineage(kind=self.manifest.kind, file=self.path.name, sha256=self.manifest.sha256)
+        return (own, *self.manifest.parents)
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of the artifact at `path` is: `engine.plan` -> `engine.plan.json`."""
+    return path.with_name(path.name + ".json")
+
+
+def existing_file(path: str | Path) -> Path:
+    """`path` as a Path. Raises ArtifactMissing unless it is a readable, ordinary file."""
+    path = Path(path)
+    if path.is_dir():
+        raise ArtifactMissing(f"{path} is a folder", expected="an artifact file")
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in KIND_OF_SUFFIX)[:8] if path.parent.is_dir() else []
+        raise ArtifactMissing(
+            f"{path} does not exist",
+            expected=f"one of {', '.join(near)}" if near else "",
+            fix="" if near else "alexnet-deploy export makes alexnet.onnx, alexnet-deploy build-engine makes an engine",
+        )
+    return path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest beside the artifact at `path`.
+
+    Raises:
+        ManifestError: it is missing, too large, not JSON, or not of this schema.
+    """
+    where = manifest_path(path)
+    if not where.is_file():
+        raise ManifestError(
+            f"{path} has no manifest ({where.name})",
+            expected="the .json that is written beside every artifact",
+            fix=f"alexnet-deploy adopt {path} --help, for a file from elsewhere"
+            if path.suffix == ".onnx"
+            else "copy it together with the file, or make the artifact again",
+        )
+    try:
+        if where.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{where} is over {MAX_MANIFEST_BYTES >> 20} MB", expected="a manifest")
+        manifest = msgspec.json.decode(where.read_bytes(), type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(
+            f"{where} is no manifest: {error}",
+            expected=f"JSON as alexnet-deploy writes it, format {FORMAT}",
+            fix="make the artifact again",
+        ) from error
+    if manifest.file != path.name:
+        raise ManifestError(
+            f"{where} describes {manifest.file!r}, not {path.name!r}",
+            expected="a manifest that was written for this file",
+            fix="rename the file back, or make it again",
+        )
+    return manifest
+
+
+def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path], object] | bytes) -> Artifact:
+    """Writes an artifact and its manifest so that no reader ever accepts half of it.
+
+    Args:
+        path: where it goes; its folder is made when it is missing.
+        manifest: what is known about it; file, size_bytes, sha256 and created are filled in here.
+        write: the content, or a function that writes the file at the temporary path it is given.
+
+    Returns:
+        The artifact, with the completed manifest.
+    """
+    path = Path(path)
+    with replacing(path) as temporary:
+        if isinstance(write, bytes):
+            temporary.write_bytes(write)
+        else:
+            write(temporary)
+        manifest = replace(
+            manifest,
+            file=path.name,
+            size_bytes=temporary.stat().st_size,
+            sha256=file_sha256(temporary),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    with replacing(manifest_path(path)) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    return Artifact(path, manifest)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well, and removed when it does not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ArtifactMissing(
+            f"cannot write in {path.parent}: {error.strerror}", expected="a folder that can be written to", fix="-o OTHER/FOLDER/FILE"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def to_builtins(value: object) -> Any:
+    """Dataclasses, enums and tuples as the plain dicts, strings and lists that json.dumps takes."""
+    return msgspec.to_builtins(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_file_name(name: str) -> None:
+    """A manifest may only name files in its own folder."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a plain file name")
+
+
+def _check_sha256(text: str) -> None:
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{text!r} is not a SHA-256")

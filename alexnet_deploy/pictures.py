@@ -1,0 +1,164 @@
+"""Picture sets: folders, lists of files, and the embedded demo set, read one picture at a time.
+
+    PictureSet.open("photos/val")     one subfolder a class (ImageFolder), or a flat folder without labels
+    PictureSet.open("demo:test")      1,000 pictures of Fashion-MNIST that ship with the package
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_deploy.errors import DataError
+from alexnet_deploy.manifest import DataReference, Preprocess, file_sha256
+from alexnet_deploy.preprocess import SUFFIXES, Batch, Pixels, decode, fit, normalise
+
+Labels = npt.NDArray[np.int64]
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """An ordered set of pictures, labelled or not; nothing is decoded before it is asked for.
+
+    Attributes:
+        location: "demo:test", or the absolute path of the folder.
+        classes: names of the classes, or () when unlabelled.
+        labels: int64 (N,), an index into `classes`; -1 where unlabelled.
+        sources: files, or uint8 arrays (H, W, 3) held in memory.
+        names: how each picture is called in reports.
+    """
+
+    location: str
+    classes: tuple[str, ...]
+    labels: Labels
+    sources: Sequence[Path] | Sequence[Pixels]
+    names: Sequence[str]
+
+    @classmethod
+    def open(cls, location: str | Path) -> PictureSet:
+        """Opens "demo:train", "demo:test", "demo" (the same as "demo:test"), or a folder.
+
+        Raises:
+            DataError: no such folder, no pictures in it, or a class without any.
+        """
+        text = str(location)
+        if text == "demo" or text.startswith("demo:"):
+            return _demo(text.partition(":")[2] or "test")
+        return _from_folder(Path(location))
+
+    @classmethod
+    def from_files(cls, files: Sequence[Path], location: str = "list of files") -> PictureSet:
+        return cls(location, (), np.full(len(files), UNLABELLED, np.int64), tuple(files), [str(f) for f in files])
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.classes)
+
+    def picture(self, index: int) -> Pixels:
+        """uint8 (H, W, 3) RGB. Raises PictureError."""
+        source = self.sources[index]
+        return decode(source) if isinstance(source, Path) else source
+
+    def pixels(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
+        """Fitted pictures, uint8 (n, height, width, 3), and their labels, in order; the last batch may be shorter."""
+        for start in range(0, len(self), batch_size):
+            stop = min(start + batch_size, len(self))
+            fitted = [fit(self.picture(i), recipe) for i in range(start, stop)]
+            yield np.stack(fitted), self.labels[start:stop]
+
+    def batches(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Batch, Labels]]:
+        """Preprocessed pictures, float32 in the recipe's layout, and their labels."""
+        for pixels, labels in self.pixels(recipe, batch_size):
+            yield normalise(pixels, recipe), labels
+
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> PictureSet:
+        """The pictures at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        return PictureSet(
+            self.location,
+            self.classes,
+            self.labels[chosen],
+            cast("Sequence[Path]", [self.sources[i] for i in chosen]),
+            [self.names[i] for i in chosen],
+        )
+
+    def sample(self, count: int, seed: int = 0) -> PictureSet:
+        """`count` different pictures drawn with `seed`, spread evenly over the classes, in the set's own order."""
+        if count >= len(self):
+            return self
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(len(self))
+        # The k-th picture of every class comes before the (k+1)-th of any: a stable sort by rank within the class.
+        rank = np.empty(len(self), np.int64)
+        seen: dict[int, int] = {}
+        for index in order:
+            label = int(self.labels[index])
+            rank[index] = seen.get(label, 0)
+            seen[label] = rank[index] + 1
+        chosen = order[np.argsort(rank[order], kind="stable")[:count]]
+        return self.subset(np.sort(chosen))
+
+    def content_hashes(self) -> list[str]:
+        """SHA-256 of every picture's content (file bytes, or pixels), in order."""
+        return [
+            file_sha256(s) if isinstance(s, Path) else hashlib.sha256(f"{s.shape}".encode() + s.tobytes()).hexdigest()
+            for s in self.sources
+        ]
+
+    def digest(self) -> str:
+        """SHA-256 of the set's content, whatever its order and its file names."""
+        return hashlib.sha256("".join(sorted(self.content_hashes())).encode()).hexdigest()
+
+    def reference(self) -> DataReference:
+        return DataReference(location=self.location, count=len(self), sha256=self.digest())
+
+
+def _from_folder(folder: Path) -> PictureSet:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder" if folder.exists() else f"{folder} does not exist",
+            expected="a folder with one subfolder of pictures a class, or demo:test",
+        )
+    folder = folder.resolve()
+    class_folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not class_folders:
+        files = _pictures_in(folder)
+        if not files:
+            raise DataError(f"{folder} holds no pictures", expected=f"files ending in {', '.join(sorted(SUFFIXES))}")
+        return PictureSet.from_files(files, str(folder))
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, class_folder in enumerate(class_folders):
+        found = _pictures_in(class_folder)
+        if not found:
+            raise DataError(f"class folder {class_folder} holds no pictures", expected="at least one picture a class")
+        files += found
+        labels += [label] * len(found)
+    classes = tuple(p.name for p in class_folders)
+    names = [str(f.relative_to(folder)) for f in files]
+    return PictureSet(str(folder), classes, np.array(labels, np.int64), files, names)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+@cache
+def _demo(split: str) -> PictureSet:
+    from alexnet_deploy import demo_data
+
+    grey, labels = demo_data.load(split)
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+    names = [f"{split}/{demo_data.CLASSES[label]}/{index:04d}" for index, label in enumerate(labels)]
+    return PictureSet(f"demo:{split}", demo_data.CLASSES, labels.astype(np.int64), tuple(rgb), names)

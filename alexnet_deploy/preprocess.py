@@ -1,0 +1,144 @@
+"""Pictures to tensors: the only implementation, used by training, calibration, predict and serving.
+
+    decode(path)                -> (H, W, 3) uint8 RGB, whatever the file held
+    fit(pixels, recipe)         -> (height, width, 3) uint8 RGB: resized and cropped
+    normalise(pixels, recipe)   -> float32 in the network's layout
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from alexnet_deploy.errors import InputError, PictureError
+from alexnet_deploy.manifest import Preprocess
+
+Pixels = npt.NDArray[np.uint8]
+Batch = npt.NDArray[np.float32]
+
+MAX_PICTURE_PIXELS = 100_000_000
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+
+def decode(source: str | Path | bytes) -> Pixels:
+    """Reads a picture file (or its bytes) as 8-bit RGB, as a person sees it.
+
+    EXIF rotation is applied, greyscale and CMYK become RGB, 16 bits become 8, transparency is laid on white.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        PictureError: missing, truncated, no picture, or over 100 million pixels (a decompression bomb).
+    """
+    name = str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF; size is checked below
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                if picture.width * picture.height > MAX_PICTURE_PIXELS:
+                    raise PictureError(
+                        f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"
+                    )
+                picture.load()
+                return np.asarray(_as_rgb(ImageOps.exif_transpose(picture)))
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist", expected="a picture file") from error
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files
+        raise PictureError(f"{name} cannot be read as a picture ({error})", expected="a whole JPEG, PNG, WebP, BMP or TIFF") from error
+
+
+def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
+    """Resizes and crops one picture to what the network takes.
+
+    Args:
+        pixels: uint8 (H, W, 3) RGB, any size.
+        recipe: the target size, and how to get there.
+
+    Returns:
+        uint8 (recipe.height, recipe.width, 3); the argument itself when it has that size already.
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == (recipe.height, recipe.width):
+        return pixels
+    how = _FILTERS[recipe.interpolation]
+    picture = Image.fromarray(pixels)
+    if recipe.resize is None:
+        return np.asarray(picture.resize((recipe.width, recipe.height), how))
+    # The crop is taken through `box`, so that only the pixels that stay are resampled.
+    scale = recipe.resize / min(height, width)
+    crop_width, crop_height = recipe.width / scale, recipe.height / scale
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    box = (max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height))
+    return np.asarray(picture.resize((recipe.width, recipe.height), how, box=box))
+
+
+def normalise(pixels: Pixels, recipe: Preprocess) -> Batch:
+    """Fitted pictures to the network's float input: value = (pixel * scale - mean) / std.
+
+    Args:
+        pixels: uint8 (N, recipe.height, recipe.width, 3) RGB.
+
+    Returns:
+        float32 (N, C, H, W), or (N, H, W, C) where the recipe's layout is nhwc; contiguous, owned by the caller.
+    """
+    if recipe.channel_order == "grey":
+        # ITU-R 601 luma, as Pillow's convert("L") computes it: exact for pictures that were grey before.
+        weights = np.array([19595, 38470, 7471], np.uint32)
+        pixels = ((pixels @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    elif recipe.channel_order == "bgr":
+        pixels = pixels[..., ::-1]
+    gain = np.float32(recipe.scale) / np.asarray(recipe.std, np.float32)
+    offset = -np.asarray(recipe.mean, np.float32) / np.asarray(recipe.std, np.float32)
+    if recipe.layout == "nhwc":
+        return cast(Batch, pixels * gain + offset)
+    out = np.empty((len(pixels), recipe.channels, recipe.height, recipe.width), np.float32)
+    for channel in range(recipe.channels):
+        plane = out[:, channel]
+        np.multiply(pixels[..., channel], gain[channel], out=plane)
+        plane += offset[channel]
+    return out
+
+
+def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
+    """Checks uint8 pictures of any size and fits each of them.
+
+    Args:
+        pixels: uint8 (N, H, W, 3) RGB.
+
+    Returns:
+        uint8 (N, recipe.height, recipe.width, 3).
+
+    Raises:
+        InputError: wrong dtype or shape.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape[1:3]:
+        raise InputError(f"pictures are {pixels.dtype} {pixels.shape}", expected="uint8 (N, H, W, 3), RGB")
+    if pixels.shape[1:3] == (recipe.height, recipe.width):
+        return pixels
+    out = np.empty((len(pixels), recipe.height, recipe.width, 3), np.uint8)
+    for index, picture in enumerate(pixels):
+        out[index] = fit(np.ascontiguousarray(picture), recipe)
+    return out
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16-bit greyscale; "I" is how Pillow opens some of them
+        wide = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise PictureError("a picture of floating-point pixels", expected="8 or 16 bits a channel")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,88 @@
+"""The words that every room shares: frozen, and made of the standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Precision(StrEnum):
+    """What a graph computes its convolutions and matrix products in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+
+
+class GraphForm(StrEnum):
+    """Whom a quantised graph is written for.
+
+    TensorRT wants symmetric int8 everywhere; the CPU wants uint8 activations with a zero point.
+    One graph cannot serve both, so each INT8 model has two, made from one set of ranges.
+    """
+
+    TENSORRT = "tensorrt"
+    CPU = "cpu"
+
+
+class Flavour(StrEnum):
+    """Which TensorRT a plan is for: the data-centre library, or TensorRT for RTX."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class OutputKind(StrEnum):
+    """What the numbers that leave a graph mean."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and shape of a graph's input or output.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        dtype: a numpy dtype name, such as "float32" or "uint8".
+        shape: one entry an axis; None where any length is allowed (the batch).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        axes = ", ".join("N" if n is None else str(n) for n in self.shape)
+        return f"{self.name} {self.dtype} ({axes})"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRange:
+    """The batch sizes that an artifact takes: from min to max, fastest at opt.
+
+    Raises:
+        ValueError: unless 1 <= min <= opt <= max.
+    """
+
+    min: int = 1
+    opt: int = 8
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"batch range {self.min}..{self.opt}..{self.max} is not 1 <= min <= opt <= max")
+
+
+class Progress(Protocol):
+    """How a long function tells how far it is; the CLI draws it, libraries may ignore it."""
+
+    def __call__(self, task: str, done: int, total: int) -> None: ...
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """The Progress that shows nothing."""
