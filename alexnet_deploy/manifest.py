@@ -398,7 +398,9 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
         raise ArtifactMissing(
-            f"cannot write in {path.parent}: {error.strerror}", expected="a folder that can be written to", fix="-o OTHER/FOLDER/FILE"
+            f"cannot write in {path.parent}: {error.strerror}",
+            expected="a folder that can be written to",
+            fix="-o OTHER/FOLDER/FILE",
         ) from error
     os.close(handle)
     temporary = Path(name)

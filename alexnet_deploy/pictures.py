@@ -1,7 +1,7 @@
 """Picture sets: folders, lists of files, and the embedded demo set, read one picture at a time.
 
-    PictureSet.open("photos/val")     one subfolder a class (ImageFolder), or a flat folder without labels
-    PictureSet.open("demo:test")      1,000 pictures of Fashion-MNIST that ship with the package
+PictureSet.open("photos/val")     one subfolder a class (ImageFolder), or a flat folder without labels
+PictureSet.open("demo:test")      1,000 pictures of Fashion-MNIST that ship with the package
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _from_folder(folder: Path) -> PictureSet:
         files = _pictures_in(folder)
         if not files:
             raise DataError(f"{folder} holds no pictures", expected=f"files ending in {', '.join(sorted(SUFFIXES))}")
-        return PictureSet.from_files(files, str(folder))
+        return PictureSet.from_files(pictures, str(folder))
     files: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(class_folders):

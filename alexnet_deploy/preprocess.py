@@ -1,8 +1,8 @@
 """Pictures to tensors: the only implementation, used by training, calibration, predict and serving.
 
-    decode(path)                -> (H, W, 3) uint8 RGB, whatever the file held
-    fit(pixels, recipe)         -> (height, width, 3) uint8 RGB: resized and cropped
-    normalise(pixels, recipe)   -> float32 in the network's layout
+decode(path)                -> (H, W, 3) uint8 RGB, whatever the file held
+fit(pixels, recipe)         -> (height, width, 3) uint8 RGB: resized and cropped
+normalise(pixels, recipe)   -> float32 in the network's layout
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def decode(source: str | Path | bytes) -> Pixels:
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files
-        raise PictureError(f"{name} cannot be read as a picture ({error})", expected="a whole JPEG, PNG, WebP, BMP or TIFF") from error
+        raise PictureError(
+            f"{name} cannot be read as a picture ({error})", expected="a whole JPEG, PNG, WebP, BMP or TIFF"
+        ) from error
 
 
 def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:

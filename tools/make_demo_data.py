@@ -1,6 +1,6 @@
 """Makes the embedded data set from Debian's package dataset-fashion-mnist (or the four files of any mirror).
 
-    apt-get install dataset-fashion-mnist && python tools/make_demo_data.py
+apt-get install dataset-fashion-mnist && python tools/make_demo_data.py
 """
 
 from __future__ import annotations

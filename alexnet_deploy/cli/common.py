@@ -47,7 +47,9 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout; progress and messages on stderr.")
+            click.Option(
+                ["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout; progress and messages on stderr."
+            )
         )
 
     def invoke(self, ctx: click.Context) -> None:
@@ -59,7 +61,9 @@ class Command(click.Command):
         except AlexnetDeployError as error:
             _message("error", str(error))
             if as_json:
-                _print_json({"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}})
+                _print_json(
+                    {"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}}
+                )
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             _message("stopped", "interrupted; nothing half-written is left behind")
