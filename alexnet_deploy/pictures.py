@@ -133,10 +133,10 @@ def _from_folder(folder: Path) -> PictureSet:
     folder = folder.resolve()
     class_folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not class_folders:
-        files = _pictures_in(folder)
-        if not files:
+        flat = _pictures_in(folder)
+        if not flat:
             raise DataError(f"{folder} holds no pictures", expected=f"files ending in {', '.join(sorted(SUFFIXES))}")
-        return PictureSet.from_files(pictures, str(folder))
+        return PictureSet.from_files(flat, str(folder))
     files: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(class_folders):
