@@ -1,0 +1,40 @@
+# make demo      set up, then the whole pipeline on the embedded data, into models/demo/
+# make test      set up, then the tests
+# make check     set up, then format, lint, types and the layers of the code
+# make install   the set-up alone; on a GPU machine: make install EXTRAS=train,gpu,tensorrt,rtx,dev
+
+PYTHON ?= python3
+EXTRAS ?= train,cpu,rtx,openvino,dev
+BIN := .venv/bin
+COMMA := ,
+INSTALLED := .venv/installed-$(subst $(COMMA),-,$(EXTRAS))
+
+.PHONY: demo test check install stress clean
+
+demo: install
+	$(BIN)/alexnet-deploy demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+stress: install
+	$(BIN)/python -m pytest tests/stress --stress
+
+install: $(INSTALLED)
+
+# The stamp is written last: a set-up that was interrupted is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "alexnet-deploy needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

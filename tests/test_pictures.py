@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_deploy.errors import DataError, PictureError
+from alexnet_deploy.manifest import Preprocess
+from alexnet_deploy.pictures import PictureSet
+
+RECIPE = Preprocess(height=8, width=8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for index, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            Image.new("RGB", (10 + k, 12), (index * 100, k * 50, 0)).save(tmp_path / name / f"{k}.png")
+    return tmp_path
+
+
+def test_a_folder_has_one_class_a_subfolder(photos: Path) -> None:
+    pictures = PictureSet.open(photos)
+    assert pictures.classes == ("cat", "dog")
+    assert pictures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pictures.names[0] == "cat/0.png"
+
+
+def test_a_flat_folder_is_unlabelled(photos: Path) -> None:
+    pictures = PictureSet.open(photos / "cat")
+    assert not pictures.labelled
+    assert pictures.labels.tolist() == [-1, -1, -1]
+
+
+def test_the_last_batch_may_be_shorter(photos: Path) -> None:
+    shapes = [batch.shape for batch, _ in PictureSet.open(photos).batches(RECIPE, 4)]
+    assert shapes == [(4, 3, 8, 8), (2, 3, 8, 8)]
+
+
+def test_a_missing_folder_an_empty_one_and_an_empty_class_are_refused(photos: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        PictureSet.open(photos / "birds")
+    (photos / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no pictures"):
+        PictureSet.open(photos / "empty")
+    with pytest.raises(DataError, match="class folder"):
+        PictureSet.open(photos)
+
+
+def test_a_broken_picture_is_named(photos: Path) -> None:
+    (photos / "cat" / "1.png").write_bytes(b"broken")
+    with pytest.raises(PictureError, match=r"1\.png"):
+        list(PictureSet.open(photos).batches(RECIPE, 4))
+
+
+def test_the_digest_is_of_content_not_of_names_or_order(photos: Path) -> None:
+    pictures = PictureSet.open(photos)
+    digest = pictures.digest()
+    assert pictures.subset([5, 4, 3, 2, 1, 0]).digest() == digest
+    (photos / "cat" / "0.png").rename(photos / "cat" / "z.png")
+    assert PictureSet.open(photos).digest() == digest
+    Image.new("RGB", (3, 3)).save(photos / "cat" / "z.png")
+    assert PictureSet.open(photos).digest() != digest
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 5000), ("test", 1000)])
+def test_the_demo_set_is_balanced(split: str, count: int) -> None:
+    pictures = PictureSet.open(f"demo:{split}")
+    assert len(pictures) == count
+    assert np.bincount(pictures.labels).tolist() == [count // 10] * 10
+    assert pictures.picture(0).shape == (28, 28, 3)
+
+
+def test_there_is_no_other_demo_split() -> None:
+    with pytest.raises(DataError, match="demo:train or demo:test"):
+        PictureSet.open("demo:validation")
+
+
+def test_train_and_test_pictures_do_not_overlap() -> None:
+    assert not set(PictureSet.open("demo:train").content_hashes()) & set(PictureSet.open("demo:test").content_hashes())
+
+
+@given(count=st.integers(1, 1000), seed=st.integers(0, 2**32))
+def test_a_sample_is_spread_evenly_and_has_no_repeats(count: int, seed: int) -> None:
+    pictures = PictureSet.open("demo:test")
+    sample = pictures.sample(count, seed)
+    assert len(sample) == len(set(sample.names)) == count
+    per_class = np.bincount(sample.labels, minlength=10)
+    assert per_class.max() - per_class.min() <= 1
+
+
+def test_a_sample_depends_on_nothing_but_its_seed() -> None:
+    pictures = PictureSet.open("demo:test")
+    assert list(pictures.sample(50, 1).names) == list(pictures.sample(50, 1).names)
+    assert list(pictures.sample(50, 1).names) != list(pictures.sample(50, 2).names)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_deploy.errors import InputError, PictureError
+from alexnet_deploy.manifest import Preprocess
+from alexnet_deploy.preprocess import decode, fit, normalise, prepare
+
+RECIPE = Preprocess(height=8, width=8)
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(mode: str = "RGB") -> Image.Image:
+    rows = np.linspace(0, 255, 12 * 10 * 3).reshape(12, 10, 3).astype(np.uint8)
+    return Image.fromarray(rows).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
+    picture = Image.fromarray(np.full((12, 10), 32768, np.uint16)) if mode == "I;16" else gradient(mode)
+    kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    pixels = decode(encoded(picture, kind))
+    assert (pixels.shape, pixels.dtype) == ((12, 10, 3), np.uint8)
+
+
+def test_16_bits_keep_their_brightness() -> None:
+    grey = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    assert np.all(decode(encoded(grey, "PNG")) == 0x80)
+
+
+def test_a_cmyk_jpeg_keeps_its_colour() -> None:
+    red = decode(encoded(Image.new("RGB", (16, 16), "red").convert("CMYK"), "JPEG"))
+    assert red[..., 0].min() > 200
+    assert red[..., 1:].max() < 60
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert np.all(decode(encoded(clear, "PNG")) == 255)
+
+
+def test_exif_rotation_is_applied() -> None:
+    picture = gradient()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    assert decode(encoded(picture, "PNG", exif=exif)).shape == (10, 12, 3)
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a picture", encoded(gradient(), "PNG")[:100], encoded(gradient(), "JPEG")[:200]])
+def test_a_broken_picture_is_a_clear_error(broken: bytes) -> None:
+    with pytest.raises(PictureError, match="cannot be read as a picture"):
+        decode(broken)
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"gone\.jpg does not exist"):
+        decode(tmp_path / "gone.jpg")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    bomb = encoded(Image.new("1", (10_500, 10_500)), "PNG")
+    with pytest.raises(PictureError, match="10500x10500"):
+        decode(bomb)
+
+
+def test_a_fitted_picture_is_left_alone() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert fit(pixels, RECIPE) is pixels
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), resize=st.none() | st.integers(8, 20))
+def test_fitting_always_gives_the_size_asked_for(height: int, width: int, resize: int | None) -> None:
+    recipe = Preprocess(height=8, width=8, resize=resize)
+    assert fit(np.full((height, width, 3), 7, np.uint8), recipe).tolist() == [[[7, 7, 7]] * 8] * 8
+
+
+def test_the_crop_is_the_centre() -> None:
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 255
+    assert np.all(fit(pixels, Preprocess(height=8, width=8, resize=8)) == 255)
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=3, max_size=3),
+    scale=st.sampled_from([1.0, 1 / 255]),
+    order=st.sampled_from(["rgb", "bgr"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+)
+def test_normalising_follows_its_formula(values: list[int], scale: float, order: str, layout: str) -> None:
+    recipe = Preprocess(
+        height=2, width=2, scale=scale, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), channel_order=order, layout=layout
+    )  # type: ignore[arg-type]
+    pixels = np.broadcast_to(np.array(values, np.uint8), (1, 2, 2, 3))
+    channels = values if order == "rgb" else values[::-1]
+    expected = (np.array(channels) * scale - recipe.mean) / recipe.std
+    got = normalise(pixels, recipe)
+    assert got.dtype == np.float32
+    assert got.shape[1:] == recipe.input_shape
+    np.testing.assert_allclose(got[0, :, 0, 0] if layout == "nchw" else got[0, 0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@given(value=st.integers(0, 255))
+def test_a_grey_picture_keeps_its_values_on_the_way_to_one_channel(value: int) -> None:
+    recipe = Preprocess(height=2, width=2, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="grey")
+    assert np.all(normalise(np.full((1, 2, 2, 3), value, np.uint8), recipe) == value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 8, 8, 3)),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 4), np.uint8),
+        np.zeros((1, 0, 8, 3), np.uint8),
+    ],
+)
+def test_pictures_of_the_wrong_form_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(InputError, match="uint8"):
+        prepare(wrong, RECIPE)
+
+
+def test_pictures_of_any_size_are_fitted() -> None:
+    assert prepare(np.zeros((3, 20, 30, 3), np.uint8), RECIPE).shape == (3, 8, 8, 3)
