@@ -1,0 +1,9 @@
+"""AlexNet in PyTorch: the model family, its data, its training and its checkpoints.
+
+model.py        the architectures, a frozen config each
+data.py         picture sets to training batches: order, augmentation, all drawn from (seed, epoch, picture)
+train.py        the training loop, resumable to the bit
+checkpoint.py   safetensors and manifest; never pickle
+
+Nothing here is imported by an application that only runs engines.
+"""

@@ -1,0 +1,109 @@
+"""Checkpoints: weights in safetensors, everything else in the manifest. Nothing is ever pickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError
+from alexnet_deploy.manifest import Artifact, DataReference, Lineage, Manifest, Preprocess, TrainingRecord, write_artifact
+from alexnet_deploy.types import BatchRange, TensorSpec
+from training.model import AlexNet, ModelConfig, build_model
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH = BatchRange(min=1, opt=32, max=256)  # PyTorch takes any; this bounds the memory of one call
+
+
+def save(
+    model: AlexNet,
+    path: str | Path,
+    *,
+    preprocess: Preprocess,
+    labels: tuple[str, ...] = (),
+    pictures: DataReference | None = None,
+    training: TrainingRecord | None = None,
+    parents: tuple[Lineage, ...] = (),
+    notes: str = "",
+) -> Artifact:
+    """Writes a model's weights and the manifest that says what they are.
+
+    Args:
+        model: as `build_model` made it; its `config` goes into the manifest.
+        path: ends in .safetensors.
+        preprocess: how pictures become its input.
+        labels: one name a class, or () when unknown.
+        pictures: the set it was trained on.
+        training: how it was trained.
+        parents: what it was fine-tuned from.
+
+    Raises:
+        InputError: the path has another suffix, or the recipe does not fit the model.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} does not end in .safetensors", expected="a checkpoint's name, such as alexnet.safetensors")
+    if preprocess.layout != "nchw" or preprocess.channels != 3:
+        raise InputError(f"preprocessing to {preprocess.input_shape}", expected="3 channels, in the layout nchw")
+    manifest = Manifest(
+        kind="checkpoint",
+        input=TensorSpec(INPUT_NAME, "float32", (None, *preprocess.input_shape)),
+        output=TensorSpec(OUTPUT_NAME, "float32", (None, model.config.classes)),
+        preprocess=preprocess,
+        batch=BATCH,
+        labels=labels,
+        model=model.config.to_dict(),
+        pictures=pictures,
+        training=training,
+        parents=parents,
+        notes=notes,
+    )
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return write_artifact(path, manifest, lambda temporary: save_file(weights, temporary))
+
+
+def load(path: str | Path) -> tuple[AlexNet, Artifact]:
+    """The model in evaluation mode, on the CPU, and its artifact.
+
+    Raises:
+        ArtifactMissing: there is no such file.
+        ManifestError: it has no manifest, or one that describes no checkpoint.
+        ArtifactCorrupt: the file is damaged, or its tensors are not those of the model that the manifest names.
+    """
+    artifact = Artifact.open(path)
+    return load_model(artifact), artifact
+
+
+def load_model(artifact: Artifact) -> AlexNet:
+    """The model of an opened checkpoint, in evaluation mode, on the CPU. Raises as `load` does."""
+    manifest = artifact.manifest
+    if manifest.kind != "checkpoint" or manifest.model is None:
+        raise ManifestError(
+            f"{artifact.path} is of kind {manifest.kind}" + ("" if manifest.model else " and names no model"),
+            expected="a checkpoint",
+            fix="alexnet-deploy train makes one",
+        )
+    try:
+        config = ModelConfig.from_dict(manifest.model)
+    except InputError as error:
+        raise ManifestError(f"{artifact.path} describes a model that cannot be built: {error}") from error
+    try:
+        weights = load_file(artifact.path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactCorrupt(
+            f"{artifact.path} cannot be read as safetensors ({error})",
+            expected="a whole checkpoint",
+            fix="alexnet-deploy train, or copy it again",
+        ) from error
+    model = build_model(config)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ArtifactCorrupt(
+            f"{artifact.path} does not hold the weights of {config.arch} at width {config.width} with {config.classes} classes",
+            expected="the tensors that its manifest describes",
+            fix="copy the file and its .json together",
+        ) from error
+    return model.eval()
