@@ -1,0 +1,108 @@
+"""The machine that a figure was measured on. Standard library only; nothing is measured here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+# Whatever changes speed or numbers. Packages that are not installed are left out.
+PACKAGES = (
+    "alexnet-deploy",
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What to write beside a measurement so that somebody else can judge it.
+
+    Attributes:
+        cpu: the processor's own name.
+        cores: CPUs that this process may use; of a container's share, not of the whole machine.
+        memory_bytes: of the machine, or 0 when unknown.
+        vnni: whether the CPU multiplies int8 without saturating 16-bit sums (AVX512-VNNI, AVX-VNNI, or ARM's dot product).
+        system, python: names and versions.
+        packages: installed versions of what does the work.
+        measured: UTC, ISO 8601.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    vnni: bool
+    system: str
+    python: str
+    packages: dict[str, str] = field(default_factory=dict)
+    measured: str = ""
+
+    @classmethod
+    def here(cls) -> Machine:
+        return cls(
+            cpu=cpu_name(),
+            cores=usable_cores(),
+            memory_bytes=_memory_bytes(),
+            vnni=has_vnni(),
+            system=f"{platform.system()} {platform.machine()}",
+            python=platform.python_version(),
+            packages=_versions(PACKAGES),
+            measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def cpu_name() -> str:
+    info = _cpuinfo()
+    return info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_vnni() -> bool:
+    """Whether int8 products are summed in 32 bits by one instruction; without it U8S8 kernels saturate at 16 bits."""
+    info = _cpuinfo()
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    return not flags.isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"}) or platform.machine() == "arm64"
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's fields, or {} where there is no /proc."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    first = text.split("\n\n", 1)[0]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
