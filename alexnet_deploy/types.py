@@ -79,10 +79,13 @@ class BatchRange:
 
 
 class Progress(Protocol):
-    """How a long function tells how far it is; the CLI draws it, libraries may ignore it."""
+    """How a long function tells how far it is; the CLI draws it, libraries may ignore it.
 
-    def __call__(self, task: str, done: int, total: int) -> None: ...
+    `note` is what is worth knowing at this moment, such as the loss.
+    """
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None: ...
 
 
-def silent(task: str, done: int, total: int) -> None:
+def silent(task: str, done: int, total: int, note: str = "") -> None:
     """The Progress that shows nothing."""

@@ -104,15 +104,16 @@ def progress_bars() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True, highlight=False)
     tasks: dict[str, TaskID] = {}
     with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
 
-        def progress(task: str, done: int, total: int) -> None:
+        def progress(task: str, done: int, total: int, note: str = "") -> None:
             if task not in tasks:
-                tasks[task] = bars.add_task(task, total=total)
-            bars.update(tasks[task], completed=done, total=total)
+                tasks[task] = bars.add_task(task, total=total, note=note)
+            bars.update(tasks[task], completed=done, total=total, note=note)
 
         yield progress
 
