@@ -1,0 +1,292 @@
+"""One adapter over `tensorrt` (10.x and 11.x) and `tensorrt_rtx`: everything in which they differ is said here, once.
+
+Both have the same builder, parser, engine and context. TensorRT for RTX adds target capabilities (it builds without a
+GPU), a validity check, and a runtime configuration with a cache for the kernels that it compiles when a plan is loaded.
+
+Strongly typed networks serve all of them: TensorRT 11 knows no others, 10.x takes the flag, so precision lives in the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from alexnet_deploy.errors import BackendMissing
+from alexnet_deploy.types import Flavour, Progress
+
+logger = logging.getLogger("alexnet_deploy.tensorrt")
+logger.addHandler(logging.NullHandler())  # silent, unless the application listens
+
+CURRENT = "current"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Where a flavour is to be had: the module to import, and the extra that installs it."""
+
+    module: str
+    extra: str
+
+
+PACKAGES = {
+    Flavour.TENSORRT: Package("tensorrt", "tensorrt"),
+    Flavour.TENSORRT_RTX: Package("tensorrt_rtx", "rtx"),
+}
+
+
+def installed(flavour: Flavour) -> bool:
+    """Whether the package is there, without importing it."""
+    return find_spec(PACKAGES[flavour].module) is not None
+
+
+@cache
+def load(flavour: Flavour) -> TensorRt:
+    """Imports a flavour of TensorRT.
+
+    Raises:
+        BackendMissing: it is not installed, or its libraries do not load.
+    """
+    package = PACKAGES[flavour]
+    try:
+        module = import_module(package.module)
+    except Exception as error:  # a package without its libraries raises OSError, RuntimeError or AttributeError, not ImportError
+        state = "is installed but does not load" if installed(flavour) else "is not installed"
+        raise BackendMissing(
+            f"{package.module} {state} ({error})", fix=f"pip install 'alexnet-deploy[{package.extra}]'"
+        ) from error
+    return TensorRt(flavour, module)
+
+
+class TensorRt:
+    """A loaded flavour of TensorRT.
+
+    Attributes:
+        flavour: which one.
+        trt: its Python module.
+        version: such as "1.7.1.116"; a plan is read only by the version that built it.
+        log: everything that it says.
+    """
+
+    def __init__(self, flavour: Flavour, module: ModuleType) -> None:
+        self.flavour = flavour
+        self.trt: Any = module
+        self.version = str(module.__version__)
+        self.log = Log()
+        # TensorRT keeps the first logger it is given for as long as anything of it lives, so one serves the whole process.
+        self.logger = _logger(module, self.log)
+
+    def __str__(self) -> str:
+        return f"{self.flavour} {self.version}"
+
+    @property
+    def portable(self) -> bool:
+        """Whether it builds for other GPUs than the one that is here, and without any."""
+        return self.flavour is Flavour.TENSORRT_RTX
+
+    def capabilities(self) -> tuple[str, ...]:
+        """Targets that can be named, oldest first: ("sm75", ..., "sm121", "current")."""
+        if not self.portable:
+            return (CURRENT,)
+        names = (name for name in self.trt.ComputeCapability.__members__ if name.startswith("SM"))
+        return (*sorted((n.lower() for n in names), key=lambda n: int(n[2:])), CURRENT)
+
+    def network(self, builder: Any) -> Any:
+        """An empty, strongly typed network."""
+        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # always on, and one day gone, in 11
+        return builder.create_network(1 << int(flag) if flag is not None else 0)
+
+    def config(self, builder: Any, capabilities: Sequence[str]) -> Any:
+        """A builder configuration: FP32 that is FP32, the targets set, and fit for CUDA graphs."""
+        config = builder.create_builder_config()
+        flags = self.trt.BuilderFlag
+        # TF32 rounds the products of FP32 layers to 10 bits of mantissa, and is on by default.
+        config.clear_flag(flags.TF32)
+        if self.portable:
+            # Without it an engine may allocate while it runs, which no CUDA graph can capture.
+            if hasattr(flags, "REQUIRE_USER_ALLOCATION"):
+                config.set_flag(flags.REQUIRE_USER_ALLOCATION)
+            if capabilities:
+                config.num_compute_capabilities = len(capabilities)
+                for index, name in enumerate(capabilities):
+                    config.set_compute_capability(getattr(self.trt.ComputeCapability, name.upper()), index)
+        return config
+
+    def validity(self, plan: bytes) -> str:
+        """Why a plan cannot run here, as TensorRT tells from its header, or "". Only TensorRT for RTX has this check."""
+        if not hasattr(self.trt.Runtime, "get_engine_validity"):
+            return ""
+        verdict, diagnostics = self.trt.Runtime(self.logger).get_engine_validity(plan)
+        if verdict != self.trt.EngineValidity.INVALID:
+            return ""
+        kinds = self.trt.EngineInvalidityDiagnostics.__members__.values()
+        reasons = [kind.name.lower().replace("_", " ") for kind in kinds if int(diagnostics) & int(kind)]
+        return ", ".join(reasons) or "no reason given"
+
+
+class Log:
+    """What TensorRT says, handed to Python's logging and to whoever is collecting just now."""
+
+    def __init__(self) -> None:
+        self._collectors: list[list[str]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def collect(self) -> Iterator[list[str]]:
+        """A list that fills with the warnings and errors logged while the block runs, in any thread."""
+        messages: list[str] = []
+        with self._lock:
+            self._collectors.append(messages)
+        try:
+            yield messages
+        finally:
+            with self._lock:
+                self._collectors = [c for c in self._collectors if c is not messages]
+
+    def write(self, level: int, message: str) -> None:
+        logger.log(level, "%s", message)
+        if level >= logging.WARNING:
+            with self._lock:
+                for collector in self._collectors:
+                    collector.append(message)
+
+
+def _logger(module: ModuleType, log: Log) -> Any:
+    """An ILogger of this flavour that writes to `log`."""
+    base: Any = module.ILogger
+    levels = {
+        "VERBOSE": logging.DEBUG,
+        "INFO": logging.DEBUG,
+        "WARNING": logging.WARNING,
+        "ERROR": logging.ERROR,
+        "INTERNAL_ERROR": logging.ERROR,
+    }
+
+    class Logger(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            log.write(levels.get(severity.name, logging.DEBUG), message)
+
+    return Logger()
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+    inner: float = 0.0  # how far the phase inside the current step is, 0..1
+
+
+@dataclass
+class BuildMonitor:
+    """TensorRT's nested phases as one percentage, and the way to stop a build.
+
+    TensorRT calls it from its own threads. An exception must not pass through TensorRT: one raised by `progress` is kept
+    in `error`, and the build is told to stop.
+    """
+
+    progress: Progress
+    task: str
+    cancelled: bool = False
+    error: BaseException | None = None
+    _phases: dict[str, _Phase] = field(default_factory=dict)
+    _percent: int = -1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        with self._lock:
+            self._phases[name] = _Phase(parent, max(steps, 1))
+
+    def step(self, name: str, index: int) -> bool:
+        """One step is done. Returns False to stop the build."""
+        with self._lock:
+            phase = self._phases.get(name)
+            if phase is not None:
+                phase.done, phase.inner = index + 1, 0.0
+                self._show(phase)
+            return not self.cancelled
+
+    def finish(self, name: str) -> None:
+        with self._lock:
+            phase = self._phases.pop(name, None)
+            if phase is not None:
+                phase.done = phase.steps
+                self._show(phase)
+
+    def _show(self, phase: _Phase) -> None:
+        fraction = min(1.0, (phase.done + phase.inner) / phase.steps)
+        while phase.parent in self._phases:
+            phase = self._phases[phase.parent]
+            phase.inner = max(phase.inner, fraction)
+            fraction = min(1.0, (phase.done + phase.inner) / phase.steps)
+        percent = int(100 * fraction)
+        if percent <= self._percent:
+            return
+        self._percent = percent
+        try:
+            self.progress(self.task, percent, 100)
+        except BaseException as error:
+            self.error, self.cancelled = error, True
+
+    def cancel(self) -> None:
+        """Makes TensorRT stop at the end of the step that it is in."""
+        self.cancelled = True
+
+    def attach(self, module: Any, config: Any) -> object:
+        """Makes `config` report to this. Returns what has to live for as long as the build runs."""
+        monitor = self
+        base: Any = module.IProgressMonitor
+
+        class Adapter(base):  # type: ignore[misc]
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+                monitor.start(phase_name, parent_phase, num_steps)
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                return monitor.step(phase_name, step)
+
+            def phase_finish(self, phase_name: str) -> None:
+                monitor.finish(phase_name)
+
+        adapter = Adapter()
+        config.progress_monitor = adapter
+        return adapter
+
+
+@contextmanager
+def interruptible(cancel: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C inside the block calls `cancel`, and becomes KeyboardInterrupt only when the block has ended.
+
+    Python would raise it inside one of TensorRT's callbacks, and an exception there ends the process.
+    Outside the main thread this does nothing: signals do not arrive there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        cancel()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
