@@ -1,0 +1,138 @@
+"""A manifest for a graph that somebody else made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from alexnet_deploy.errors import InputError, ModelError
+from alexnet_deploy.manifest import Artifact, Lineage, Manifest, Preprocess, file_sha256
+from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.classifier import describe
+from alexnet_deploy.onnx_graph.files import load_graph, save_graph
+from alexnet_deploy.onnx_graph.normalise import normalise
+from alexnet_deploy.onnx_graph.running import run
+from alexnet_deploy.preprocess import normalise as to_input
+from alexnet_deploy.types import BatchRange, TensorSpec
+
+MAX_BATCH = 64
+_TOLERANCE = 1e-4  # of the largest output: folding rounds differently, nothing else may differ
+
+
+def adopt(path: str | Path, preprocess: Preprocess, labels: Sequence[str] = (), output: str | Path | None = None) -> Artifact:
+    """Makes an artifact of any single-input ONNX classifier; the file itself is left as it is.
+
+    The graph is brought into the dialect of `normalise`, and both are run on the same input to prove that they agree.
+
+    Args:
+        path: the ONNX file.
+        preprocess: how its author turned pictures into input.
+        labels: one a class, or none.
+        output: where the artifact goes; None for `<stem>.adopted.onnx` beside the original.
+
+    Raises:
+        ArtifactError: it is broken, no classifier, or cannot be brought into the dialect.
+        InputError: the recipe or the labels do not fit the graph.
+    """
+    path = Path(path)
+    target = Path(output) if output is not None else path.with_name(f"{path.stem}.adopted.onnx")
+    if target.resolve() == path.resolve():
+        raise InputError(f"{target} is the original", expected="another name for the normalised graph", fix="-o OTHER.onnx")
+    original = load_graph(path)
+    try:
+        model, batch, changes = _normalised(original, preprocess, open_batch=True)
+    except ModelError:
+        model, batch, changes = _normalised(original, preprocess, open_batch=False)
+    given, result, kind = describe(model)
+    if labels and len(labels) != result.shape[1]:
+        raise InputError(f"{len(labels)} labels for {result.shape[1]} classes", expected="one label a class, one a line")
+    manifest = Manifest(
+        kind="onnx",
+        input=given,
+        output=result,
+        output_kind=kind,
+        preprocess=preprocess,
+        batch=batch,
+        labels=tuple(labels),
+        parents=(Lineage(kind="onnx", file=path.name, sha256=file_sha256(path)),),
+        notes=f"adopted from {path.name}" + (f": {', '.join(changes)}" if changes else ""),
+    )
+    return save_graph(model, target, manifest)
+
+
+def _normalised(original: ModelProto, recipe: Preprocess, *, open_batch: bool) -> tuple[ModelProto, BatchRange, list[str]]:
+    """The graph in the dialect, proven to answer as the original does, the batches it takes, and what was changed."""
+    model = ModelProto()
+    model.CopyFrom(original)
+    changes = normalise(model, open_batch=open_batch)
+    given, _, _ = describe(model)
+    _check_recipe(given, recipe)
+    # An open height or width becomes the recipe's.
+    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], recipe.input_shape, strict=True):
+        axis.dim_value = length
+    _prove(original, model, given, recipe)
+    fixed = _batch(model)
+    return model, BatchRange(fixed, fixed, fixed) if fixed else BatchRange(1, 8, MAX_BATCH), changes
+
+
+def _check_recipe(given: TensorSpec, recipe: Preprocess) -> None:
+    """Raises InputError unless the recipe makes what the graph takes."""
+    expected = given.shape[1:]
+    made = recipe.input_shape
+    if any(want not in (None, have) for want, have in zip(expected, made, strict=True)):
+        raise InputError(
+            f"the recipe makes pictures of {made} ({recipe.layout}), the graph takes {given}",
+            expected="a size, layout and number of channels that fit",
+            fix="--crop, --layout nhwc, --channel-order grey",
+        )
+    if given.dtype == "uint8" and (recipe.scale != 1 or any(recipe.mean) or set(recipe.std) != {1.0}):
+        raise InputError(
+            "the graph takes uint8 pixels, the recipe scales them",
+            expected="the pixels themselves",
+            fix="--scale 1 --mean 0 --std 1",
+        )
+
+
+def _batch(model: ModelProto) -> int | None:
+    """The batch size that a graph is fixed to, or None."""
+    weights = edit.initialisers(model.graph)
+    pictures = next(value for value in model.graph.input if value.name not in weights)
+    return (edit.dims(pictures.type) or (None,))[0]
+
+
+def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: Preprocess) -> None:
+    """Runs both graphs on the same noise, and the new one on more pictures at once than the original takes.
+
+    Raises:
+        ModelError: they disagree, or the answer for a picture depends on its neighbours.
+    """
+    held = _batch(original) or 1
+    count = _batch(model) or 2 * held
+    pictures = _noise(given, recipe, count)
+    expected = np.concatenate([run(original, pictures[i : i + held]) for i in range(0, count, held)])
+    expected = expected.reshape(count, -1)
+    if not np.isfinite(expected).all():
+        raise ModelError("the graph answers NaN or infinity", expected="finite numbers for any picture")
+    found = run(model, pictures)
+    if found.shape != expected.shape:
+        raise ModelError(f"{count} pictures give an output of {found.shape}", expected=f"{expected.shape}: one row a picture")
+    limit = _TOLERANCE * max(float(np.abs(expected).max()), 1e-6)
+    worst = float(np.abs(found - expected).max())
+    if not worst <= limit:
+        raise ModelError(
+            f"the normalised graph answers {worst:.3g} away from the original",
+            expected=f"at most {limit:.3g}",
+            fix="export it again, with a newer opset and a dynamic batch",
+        )
+
+
+def _noise(given: TensorSpec, recipe: Preprocess, count: int) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+    """Pictures of noise, as the graph takes them: enough to compare two graphs with each other."""
+    generator = np.random.default_rng(0)
+    if given.dtype == "uint8":
+        return generator.integers(0, 256, (count, *recipe.input_shape), np.uint8)
+    return to_input(generator.integers(0, 256, (count, recipe.height, recipe.width, 3), np.uint8), recipe)

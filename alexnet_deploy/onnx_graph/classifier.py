@@ -1,0 +1,112 @@
+"""What goes into a graph, what comes out, and what that means."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from alexnet_deploy.errors import ModelError
+from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.types import OutputKind, TensorSpec
+
+_DTYPES = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+}
+_INPUT_DTYPES = ("float32", "uint8")
+_CLASSIFIER = "one picture input (N, channels, height, width) and one output (N, classes)"
+# What may stand between a softmax and the graph's output without changing what the numbers mean.
+_TRANSPARENT = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze"})
+
+
+def describe(model: ModelProto) -> tuple[TensorSpec, TensorSpec, OutputKind]:
+    """The graph's input and output, and whether it ends in logits or probabilities.
+
+    Returns:
+        input: float32 or uint8, rank 4 with 1 or 3 channels; None for the batch, and for an open height or width.
+        output: float32 (N, classes), at least two classes.
+        kind: PROBABILITIES after a Softmax over the classes, else LOGITS (LogSoftmax too: its softmax is the probabilities).
+
+    Raises:
+        ModelError: it is no single-input image classifier; says what it is instead.
+    """
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ModelError(f"the graph has {len(inputs)} inputs{_names(inputs)}", expected=_CLASSIFIER)
+    if len(graph.output) != 1:
+        raise ModelError(f"the graph has {len(graph.output)} outputs{_names(graph.output)}", expected=_CLASSIFIER)
+    given, result = _input_spec(inputs[0]), _output_spec(model, graph.output[0])
+    return given, result, _output_kind(model, result.name)
+
+
+def _input_spec(value: ValueInfoProto) -> TensorSpec:
+    spec = _spec(value)
+    if spec.dtype not in _INPUT_DTYPES:
+        raise ModelError(f"the graph's input is {spec}", expected=f"{' or '.join(_INPUT_DTYPES)} pictures")
+    if len(spec.shape) != 4:
+        raise ModelError(f"the graph's input is {spec}", expected=_CLASSIFIER)
+    channels_first, channels_last = (spec.shape[1] in (1, 3)), (spec.shape[3] in (1, 3))
+    if not (channels_first or channels_last):
+        raise ModelError(f"the graph's input is {spec}", expected="1 or 3 channels in second or last place")
+    if spec.shape[0] == 0 or any(n is not None and not 1 <= n <= 8192 for n in spec.shape[1:]):
+        raise ModelError(f"the graph's input is {spec}", expected="pictures of 1 to 8192 pixels a side")
+    return spec
+
+
+def _output_spec(model: ModelProto, value: ValueInfoProto) -> TensorSpec:
+    kind = edit.value_types(model).get(value.name, value.type)  # inference knows what an exporter may have left open
+    value = onnx.helper.make_value_info(value.name, kind)
+    spec = _spec(value)
+    if spec.dtype != "float32":
+        raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)")
+    if len(spec.shape) != 2 or spec.shape[1] is None:
+        raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)")
+    if spec.shape[1] < 2:
+        raise ModelError(f"the graph's output is {spec}", expected="at least two classes")
+    return spec
+
+
+def _output_kind(model: ModelProto, name: str) -> OutputKind:
+    made_by = edit.producers(model.graph)
+    node = made_by.get(name)
+    while node is not None and node.op_type in _TRANSPARENT:
+        node = made_by.get(node.input[0])
+    if node is None:
+        raise ModelError(f"the graph's output {name!r} is not computed by any layer", expected=_CLASSIFIER)
+    if node.op_type == "Softmax":
+        return OutputKind.PROBABILITIES
+    if node.op_type == "Sigmoid":
+        raise ModelError(
+            "the graph ends in a Sigmoid: each class by itself", expected="one class of several: logits or a Softmax"
+        )
+    return OutputKind.LOGITS
+
+
+def ends_in(model: ModelProto, *kinds: str) -> NodeProto | None:
+    """The node that computes the graph's output, when it is of one of these kinds."""
+    node = edit.producers(model.graph).get(model.graph.output[0].name)
+    return node if node is not None and node.op_type in kinds else None
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    if value.type.WhichOneof("value") != "tensor_type":
+        raise ModelError(f"{value.name!r} is no tensor", expected=_CLASSIFIER)
+    dtype = _DTYPES.get(value.type.tensor_type.elem_type, "an unusual type")
+    shape = edit.dims(value.type)
+    if shape is None:
+        raise ModelError(f"{value.name!r} ({dtype}) has no declared shape", expected=_CLASSIFIER)
+    return TensorSpec(value.name, dtype, shape)
+
+
+def _names(values: object) -> str:
+    names = [value.name for value in values]  # type: ignore[attr-defined]
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f" ({shown})" if names else ""

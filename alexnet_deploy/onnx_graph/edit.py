@@ -1,0 +1,195 @@
+"""The small words that graph changes are made of. All of them work on the model in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+
+from alexnet_deploy.errors import ModelError
+
+_SHAPE_TENSOR_ELEMENTS = 64  # what is longer holds weights; what is shorter may be the shape of a Reshape
+
+
+def initialisers(graph: GraphProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def producers(graph: GraphProto) -> dict[str, NodeProto]:
+    """Tensor name -> the node that computes it."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    """Tensor name -> the nodes that read it, each once, in the graph's order."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            if name:
+                found.setdefault(name, []).append(node)
+    return found
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute as Python has it, or `default`."""
+    for found in node.attribute:
+        if found.name == name:
+            return helper.get_attribute_value(found)
+    return default
+
+
+def set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def array(tensor: TensorProto) -> npt.NDArray[Any]:
+    """An initialiser's values.
+
+    Raises:
+        ModelError: its data does not fit its shape.
+    """
+    try:
+        return cast("npt.NDArray[Any]", numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"the weights {tensor.name!r} cannot be read ({error})", expected="data of the declared shape"
+        ) from error
+
+
+def add_initialiser(graph: GraphProto, name: str, values: npt.NDArray[Any]) -> str:
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+    return name
+
+
+def remove_nodes(graph: GraphProto, dead: Sequence[NodeProto]) -> None:
+    """Takes these very nodes out; all others stay the objects that they are."""
+    gone = {id(node) for node in dead}
+    for index in reversed(range(len(graph.node))):
+        if id(graph.node[index]) in gone:
+            del graph.node[index]
+
+
+def rename_reads(graph: GraphProto, old: str, new: str) -> None:
+    """Every node that read `old` reads `new`."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def bypass(graph: GraphProto, node: NodeProto) -> bool:
+    """Makes the readers of `node`'s output read its first input instead; the node itself stays until it is removed.
+
+    Returns:
+        False, with nothing changed, where the node lies straight between a graph input (or weight) and a graph output.
+    """
+    source, result = node.input[0], node.output[0]
+    if any(output.name == result for output in graph.output):
+        made_by = producers(graph).get(source)
+        if made_by is None or any(output.name == source for output in graph.output):
+            return False
+        # The graph's output keeps its name: the producer takes it over.
+        for index, name in enumerate(made_by.output):
+            if name == source:
+                made_by.output[index] = result
+        rename_reads(graph, source, result)
+        node.input[0] = source
+    else:
+        rename_reads(graph, result, source)
+    return True
+
+
+def drop_unused(graph: GraphProto) -> bool:
+    """Removes nodes and initialisers that no output depends on. Returns whether there were any."""
+    needed = {output.name for output in graph.output}
+    dead: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(name for name in node.input if name)
+        else:
+            dead.append(node)
+    unused = [index for index, tensor in enumerate(graph.initializer) if tensor.name not in needed]
+    for index in reversed(unused):
+        del graph.initializer[index]
+    remove_nodes(graph, dead)
+    return bool(unused or dead)
+
+
+def fresh_name(graph: GraphProto, wish: str) -> str:
+    """`wish`, or `wish_1`, `wish_2` and so on: a tensor name that the graph does not have yet."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken.update(tensor.name for tensor in graph.initializer)
+    taken.update(value.name for value in (*graph.input, *graph.output))
+    name, count = wish, 0
+    while name in taken:
+        count += 1
+        name = f"{wish}_{count}"
+    return name
+
+
+def dims(kind: TypeProto) -> tuple[int | None, ...] | None:
+    """A tensor type's shape, None where a length is open; None for an unknown rank."""
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim)
+
+
+def value_types(model: ModelProto) -> dict[str, TypeProto]:
+    """Tensor name -> its type, for everything that shape inference can tell, weights included.
+
+    Raises:
+        ModelError: types or shapes in the graph contradict each other.
+    """
+    graph = infer_shapes(_without_weights(model)).graph
+    found = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
+    for tensor in model.graph.initializer:
+        found[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    return found
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """The same graph with large initialisers as inputs of their type: shape inference copies the model, weights and all."""
+    light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.output.extend(model.graph.output)
+    heavy = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > _SHAPE_TENSOR_ELEMENTS}
+    light.graph.input.extend(value for value in model.graph.input if value.name not in heavy)
+    light.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in heavy.values())
+    light.graph.initializer.extend(t for t in model.graph.initializer if t.name not in heavy)
+    return light
+
+
+def infer_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
+    """The model with the type of every tensor that can be told in `graph.value_info`.
+
+    Raises:
+        ModelError: types or shapes in it contradict each other.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
+    except Exception as error:  # the C++ side raises InferenceError, RuntimeError, ValueError and more
+        raise ModelError(f"the graph's shapes do not fit together: {first_line(error)}", expected="a sound ONNX graph") from error
+
+
+def opset(model: ModelProto) -> int:
+    """Version of the default operator set; 0 where the model imports none."""
+    return max((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def nodes_of(graph: GraphProto, *kinds: str) -> Iterator[NodeProto]:
+    return (node for node in graph.node if node.op_type in kinds and node.domain in ("", "ai.onnx"))
+
+
+def first_line(error: Exception, limit: int = 200) -> str:
+    """The first telling line of another library's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

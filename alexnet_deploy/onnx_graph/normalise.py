@@ -1,0 +1,169 @@
+"""Any exporter's graph to the one dialect that the other rooms read.
+
+Afterwards: opset 20 or later, every weight an initialiser under its own name and none of them a graph input, no Constant,
+Identity, Dropout or foldable BatchNormalization, no local functions, an open batch where the graph allows it, an output of
+rank 2, every node named.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from alexnet_deploy.errors import ModelError
+from alexnet_deploy.onnx_graph import edit, fold
+from alexnet_deploy.onnx_graph.edit import array, attribute
+
+OPSET = 20
+IR_VERSION = 10  # what onnxruntime 1.20 and TensorRT 10.3 read
+BATCH_AXIS = "batch"
+_MAX_ROUNDS = 8
+
+
+def normalise(model: ModelProto, *, open_batch: bool = True) -> list[str]:
+    """Brings a checked graph into the dialect, in place.
+
+    Args:
+        model: as `load_graph` gives it.
+        open_batch: make the batch dynamic; whether that was right shows when it is run.
+
+    Returns:
+        What was changed, one phrase each, for people.
+
+    Raises:
+        ModelError: it uses something that has no place in the dialect.
+    """
+    changes: list[str] = []
+    if model.functions:
+        model.CopyFrom(onnx.inliner.inline_local_functions(model))
+        changes.append("local functions inlined")
+    if _weights_are_no_inputs(model.graph):
+        changes.append("weights no longer listed as inputs")
+    model.ir_version = max(model.ir_version, IR_VERSION)  # before IR 4, onnx wants weights to be inputs
+    if edit.opset(model) < OPSET:
+        changes.append(f"opset {edit.opset(model)} to {OPSET}")
+        raise_opset(model, OPSET)
+    model.graph.ClearField("value_info")
+    if _flatten_output(model):
+        changes.append("output flattened to (N, classes)")
+    if open_batch and _open_batch(model.graph):
+        changes.append("batch made dynamic")
+    changes += tidy(model)
+    _name_nodes(model.graph)
+    return changes
+
+
+def tidy(model: ModelProto) -> list[str]:
+    """Folds what can be folded, until nothing more can. Returns what was done."""
+    changes: dict[str, None] = {}
+    for _ in range(_MAX_ROUNDS):
+        before = len(changes), len(model.graph.node), len(model.graph.initializer)
+        if fold.constants_to_initialisers(model):
+            changes["constants folded"] = None
+        if fold.drop_no_ops(model.graph):
+            changes["operations without effect dropped"] = None
+        if fold.fold_batch_norm(model):
+            changes["BatchNormalization folded"] = None
+        if edit.drop_unused(model.graph):
+            changes["unused parts dropped"] = None
+        if before == (len(changes), len(model.graph.node), len(model.graph.initializer)):
+            break
+    return list(changes)
+
+
+def raise_opset(model: ModelProto, version: int) -> None:
+    """Upgrades the default operator set in place, where it is older than `version`.
+
+    Raises:
+        ModelError: onnx cannot convert one of the nodes.
+    """
+    if edit.opset(model) >= version:
+        return
+    names = [node.name for node in model.graph.node]
+    try:
+        converted = onnx.version_converter.convert_version(model, version)
+    except Exception as error:  # ConvertError, RuntimeError, and IndexError from the C++ side
+        raise ModelError(
+            f"opset {edit.opset(model)} cannot be raised to {version}: {edit.first_line(error)}",
+            expected=f"a graph of opset {version}",
+            fix="export it again with a newer opset",
+        ) from error
+    if len(names) == len(converted.graph.node):
+        for node, name in zip(converted.graph.node, names, strict=True):
+            node.name = name
+    model.CopyFrom(converted)
+
+
+def _weights_are_no_inputs(graph: GraphProto) -> bool:
+    weights = {tensor.name for tensor in graph.initializer}
+    listed = [index for index, value in enumerate(graph.input) if value.name in weights]
+    for index in reversed(listed):
+        del graph.input[index]
+    return bool(listed)
+
+
+def _flatten_output(model: ModelProto) -> bool:
+    """Appends a Flatten where the output is (N, classes, 1, 1), as fully convolutional classifiers have it."""
+    graph = model.graph
+    if len(graph.output) != 1:
+        return False
+    old = graph.output[0]
+    shape = edit.dims(edit.value_types(model).get(old.name, old.type))
+    if shape is None or len(shape) <= 2 or any(n != 1 for n in shape[2:]):
+        return False
+    inner = edit.fresh_name(graph, f"{old.name}.unflattened")
+    for node in graph.node:
+        node.output[:] = [inner if name == old.name else name for name in node.output]
+    edit.rename_reads(graph, old.name, inner)
+    graph.node.append(helper.make_node("Flatten", [inner], [old.name], name=edit.fresh_name(graph, "flatten"), axis=1))
+    old.CopyFrom(helper.make_tensor_value_info(old.name, old.type.tensor_type.elem_type, list(shape[:2])))
+    return True
+
+
+def _open_batch(graph: GraphProto) -> bool:
+    """Gives input and output a symbolic first axis, and every constant Reshape that held the old batch an open one.
+
+    `adopt` proves afterwards, by running it, that rows do not depend on each other.
+    """
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        return False
+    given, result = graph.input[0].type.tensor_type.shape, graph.output[0].type.tensor_type.shape
+    if not given.dim or not result.dim:
+        return False
+    first = given.dim[0]
+    held = first.dim_value if first.HasField("dim_value") else None
+    for axis in (first, result.dim[0]):
+        axis.dim_param = BATCH_AXIS
+    if held is None:
+        return False
+    for node in edit.nodes_of(graph, "Reshape"):
+        _open_reshape(graph, node, held)
+    return True
+
+
+def _open_reshape(graph: GraphProto, node: NodeProto, held: int) -> None:
+    """A Reshape to (held, ...) keeps whatever batch it is given."""
+    made_by = edit.producers(graph).get(node.input[1])
+    tensor = edit.initialisers(graph).get(node.input[1])
+    if made_by is not None and made_by.op_type == "Constant":
+        tensor = next((a.t for a in made_by.attribute if a.name == "value"), None)
+    if tensor is None or tensor.data_type != TensorProto.INT64 or attribute(node, "allowzero", 0):
+        return
+    shape = array(tensor).copy()
+    if shape.ndim == 1 and len(shape) and shape[0] == held and node.input[0] not in edit.initialisers(graph):
+        shape[0] = 0  # 0 copies the length of the data's own first axis
+        node.input[1] = edit.add_initialiser(graph, edit.fresh_name(graph, f"{node.input[1]}.open"), shape.astype(np.int64))
+
+
+def _name_nodes(graph: GraphProto) -> None:
+    """Every node gets a name of its own: the one it has, or the name of its weights without `.weight`, or its output's."""
+    taken: set[str] = set()
+    for node in graph.node:
+        wish = node.name or node.output[0]
+        name, count = wish, 0
+        while name in taken:
+            count += 1
+            name = f"{wish}_{count}"
+        node.name = name
+        taken.add(name)
