@@ -1,0 +1,172 @@
+"""An FP32 graph to an engine, in one call: calibrate, quantise in both forms, build. Each step leaves its file beside the plan.
+
+alexnet.onnx --int8-->  alexnet.int8.onnx      what TensorRT is built from
+                        alexnet.int8.cpu.onnx  the plan's twin, for a machine without a GPU
+                        alexnet.int8.plan
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alexnet_deploy import trt_bindings
+from alexnet_deploy.build import build, choose_flavour, choose_targets
+from alexnet_deploy.calibration import calibrate
+from alexnet_deploy.errors import CalibrationError, InputError
+from alexnet_deploy.manifest import Artifact, CalibrationRecord, manifest_path, write_artifact
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantize import quantize
+from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, silent
+
+CALIBRATED = (Precision.INT8, Precision.FP8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """What `build_engine` made.
+
+    Attributes:
+        artifacts: every file written, in order; the plan is the last.
+        seconds: for each step, by its name: "calibrate", "quantize", "build".
+        calibration: where the ranges came from; None when none were needed.
+        batch: the plan's batch sizes.
+        messages: TensorRT's warnings.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    seconds: dict[str, float]
+    calibration: CalibrationRecord | None
+    batch: BatchRange
+    messages: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Artifact:
+        return self.artifacts[-1]
+
+
+@dataclass
+class _Stopwatch:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - started
+
+
+def build_engine(
+    onnx: Artifact,
+    output: str | Path,
+    precision: Precision,
+    *,
+    pictures: PictureSet | None = None,
+    method: str = "auto",
+    count: int = 512,
+    seed: int = 0,
+    skip: Sequence[str] = (),
+    flavour: Flavour | None = None,
+    batch: BatchRange | None = None,
+    capabilities: Sequence[str] = (),
+    progress: Progress = silent,
+) -> EngineReport:
+    """Builds an engine of any precision from an FP32 graph, or one of a graph's own precision from any graph.
+
+    Args:
+        onnx: the graph.
+        output: where the plan goes; graphs made on the way go beside it.
+        pictures: to calibrate INT8 and FP8 on; by default the set that the manifest says it was trained on.
+        method, count, seed: of the calibration; see `calibration.calibrate`.
+        skip: layers to leave in half precision.
+        flavour, batch, capabilities: see `build.build`.
+
+    Raises:
+        InputError: the graph is quantised already, to another precision.
+        CalibrationError: INT8 or FP8 without pictures, or with pictures that would give wrong ranges.
+        BackendMissing, DeviceMissing, ModelError, BuildError: as `build.build`.
+    """
+    output = Path(output)
+    # What cannot be built is said before minutes of calibration, not after.
+    bindings = trt_bindings.load(flavour or choose_flavour())
+    choose_targets(bindings, capabilities, precision)
+    watch = _Stopwatch()
+    calibration = None
+    if precision is onnx.manifest.precision:
+        graphs = _own_graphs(onnx, output.parent)
+    elif onnx.manifest.precision is not Precision.FP32:
+        raise InputError(
+            f"{onnx.path.name} is {onnx.manifest.precision} already",
+            expected=f"an FP32 graph to make {precision} of",
+            fix=f"--{onnx.manifest.precision}, or the FP32 graph that it was made from",
+        )
+    else:
+        stem = graph_stem(output, precision)
+        if precision in CALIBRATED:
+            with watch.time("calibrate"):
+                calibration = calibrate(
+                    onnx, pictures or _training_pictures(onnx), method=method, count=count, seed=seed, progress=progress
+                )
+        with watch.time("quantize"):
+            graphs = [
+                quantize(onnx, output.parent / name, precision, form=form, calibration=calibration, skip=skip, progress=progress)
+                for name, form in _forms(stem, precision)
+            ]
+    with watch.time("build"):
+        report = build(
+            graphs[0],
+            output,
+            flavour=bindings.flavour,
+            batch=batch,
+            capabilities=capabilities,
+            twin=graphs[-1],
+            progress=progress,
+        )
+    return EngineReport(
+        artifacts=(*graphs, report.artifact),
+        seconds=watch.seconds,
+        calibration=calibration.record if calibration else None,
+        batch=report.batch,
+        messages=report.messages,
+    )
+
+
+def graph_stem(plan: Path, precision: Precision) -> str:
+    """What graphs made for a plan are called: alexnet.int8.plan and alexnet.plan both give "alexnet.int8" for INT8."""
+    return plan.stem if plan.stem.endswith(f".{precision}") else f"{plan.stem}.{precision}"
+
+
+def _forms(stem: str, precision: Precision) -> list[tuple[str, GraphForm]]:
+    """File name and form of each graph to write: what TensorRT builds from first, the twin last."""
+    forms = [(f"{stem}.onnx", GraphForm.TENSORRT)]
+    if precision is Precision.INT8:
+        forms.append((f"{stem}.cpu.onnx", GraphForm.CPU))
+    return forms
+
+
+def _own_graphs(onnx: Artifact, folder: Path) -> list[Artifact]:
+    """The graph itself and, for an INT8 one, its CPU form; copied beside the plan when they are elsewhere."""
+    graphs = [onnx]
+    cpu_form = onnx.path.with_suffix(".cpu.onnx")
+    if onnx.manifest.precision is Precision.INT8 and manifest_path(cpu_form).exists():
+        graphs.append(Artifact.open(cpu_form))
+    return [_beside(graph, folder) for graph in graphs]
+
+
+def _beside(graph: Artifact, folder: Path) -> Artifact:
+    if graph.path.resolve().parent == folder.resolve():
+        return graph
+    return write_artifact(folder / graph.path.name, graph.manifest, graph.path.read_bytes())
+
+
+def _training_pictures(onnx: Artifact) -> PictureSet:
+    if onnx.manifest.pictures is None:
+        raise CalibrationError(
+            f"{onnx.path.name} does not say what it was trained on",
+            expected="pictures like those it will see, to calibrate on",
+            fix="--calib FOLDER",
+        )
+    return PictureSet.open(onnx.manifest.pictures.location)
