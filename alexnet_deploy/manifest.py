@@ -284,7 +284,7 @@ class Artifact:
                 fix="make it again, or copy the file and its .json together",
             )
 
-    def twin(self) -> Artifact | None:
+    def twin(self, *, check_hash: bool = True) -> Artifact | None:
         """The twin graph beside a plan, checked, or None when the manifest names none.
 
         Raises:
@@ -292,7 +292,7 @@ class Artifact:
         """
         if self.manifest.twin is None:
             return None
-        twin = Artifact.open(self.path.parent / self.manifest.twin.file)
+        twin = Artifact.open(self.path.parent / self.manifest.twin.file, check_hash=check_hash)
         if twin.manifest.sha256 != self.manifest.twin.sha256:
             raise ArtifactCorrupt(
                 f"{twin.path} is not the twin that {self.path.name} was built with",
@@ -424,8 +424,8 @@ def file_sha256(path: Path) -> str:
 
 
 def to_builtins(value: object) -> Any:
-    """Dataclasses, enums and tuples as the plain dicts, strings and lists that json.dumps takes."""
-    return msgspec.to_builtins(value)
+    """Dataclasses, enums, tuples and paths as the plain dicts, strings and lists that json.dumps takes."""
+    return msgspec.to_builtins(value, enc_hook=os.fspath)
 
 
 def _umask() -> int:
