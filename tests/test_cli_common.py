@@ -1,0 +1,97 @@
+"""What every command shares, shown on small commands of our own."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from alexnet_deploy.cli import common, main
+from alexnet_deploy.errors import ArtifactMissing, FallbackWarning
+from alexnet_deploy.types import Precision
+
+
+def run(function: Any, *words: str) -> Result:
+    return CliRunner().invoke(click.command(cls=common.Command)(function), words)
+
+
+def done() -> common.Result:
+    return common.Result({"answer": 42}, lambda console: console.print("forty-two"))
+
+
+def missed() -> common.Result:
+    return common.Result({"answer": 41}, lambda console: console.print("forty-one"), missed=("the answer is 41, below 42",))
+
+
+def broken() -> common.Result:
+    raise ArtifactMissing("a.onnx does not exist", expected="an ONNX graph", fix="alexnet-deploy export")
+
+
+def test_a_person_reads_text_and_a_machine_one_json_object() -> None:
+    assert run(done).stdout == "forty-two\n"
+    assert json.loads(run(done, "--json").stdout) == {"answer": 42}
+    assert run(done).exit_code == 0
+
+
+def test_a_missed_gate_is_exit_code_1_and_named_in_both_forms() -> None:
+    text, machine = run(missed), run(missed, "--json")
+    assert (text.exit_code, machine.exit_code) == (1, 1)
+    assert "missed: the answer is 41, below 42" in text.stderr
+    assert json.loads(machine.stdout) == {"answer": 41, "missed": ["the answer is 41, below 42"]}
+
+
+def test_an_error_is_exit_code_2_one_line_and_no_traceback() -> None:
+    result = run(broken)
+    assert result.exit_code == 2
+    assert result.stderr == "error: a.onnx does not exist; expected an ONNX graph. Try: alexnet-deploy export\n"
+    assert result.stdout == ""
+
+
+def test_an_error_is_json_too() -> None:
+    assert json.loads(run(broken, "--json").stdout) == {
+        "error": {
+            "kind": "ArtifactMissing",
+            "found": "a.onnx does not exist",
+            "expected": "an ONNX graph",
+            "fix": "alexnet-deploy export",
+        }
+    }
+
+
+def test_the_systems_own_errors_are_one_line() -> None:
+    def full_disk() -> common.Result:
+        raise OSError(28, "No space left on device", "models/alexnet.onnx")
+
+    result = run(full_disk)
+    assert (result.exit_code, result.stderr) == (2, "error: No space left on device: models/alexnet.onnx\n")
+
+
+def test_ctrl_c_is_exit_code_130() -> None:
+    def interrupted() -> common.Result:
+        raise KeyboardInterrupt
+
+    assert run(interrupted).exit_code == 130
+
+
+def test_our_warnings_are_shown_and_those_of_libraries_are_not() -> None:
+    def warns() -> common.Result:
+        warnings.warn("the twin runs on the CPU", FallbackWarning, stacklevel=1)
+        warnings.warn("deprecated", UserWarning, stacklevel=1)
+        return done()
+
+    assert run(warns).stderr == "warning: the twin runs on the CPU\n"
+
+
+def test_without_artifacts_the_command_that_makes_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(tmp_path))
+    with pytest.raises(ArtifactMissing, match=r"no fp32 \*\.onnx in .*Try: alexnet-deploy export"):
+        common.latest(".onnx", Precision.FP32, "alexnet-deploy export")
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output.startswith("alexnet-deploy, version 0.")
