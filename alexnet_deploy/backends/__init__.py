@@ -24,6 +24,7 @@ class Entry:
         needs: the importable package that it stands on.
         extra: what to install: pip install 'alexnet-deploy[extra]'.
         devices: where it can run.
+        automatic: whether Runtime may choose it; otherwise it must be named.
     """
 
     home: str
@@ -31,6 +32,7 @@ class Entry:
     needs: str
     extra: str
     devices: tuple[str, ...]
+    automatic: bool = True
 
     @property
     def installed(self) -> bool:
@@ -49,7 +51,7 @@ BACKENDS: dict[str, Entry] = {
     "openvino": Entry("openvino:OpenVinoBackend", ("onnx",), "openvino", "openvino", ("cpu",)),
     "tensorrt": Entry("trt:TensorRtBackend", ("plan",), "tensorrt", "tensorrt", ("cuda",)),
     "tensorrt-rtx": Entry("trt:TensorRtRtxBackend", ("plan",), "tensorrt_rtx", "rtx", ("cuda",)),
-    "fake": Entry("fake:FakeBackend", ("checkpoint", "onnx", "plan"), "numpy", "", ("cpu", "cuda")),
+    "fake": Entry("fake:FakeBackend", ("checkpoint", "onnx", "plan"), "numpy", "", ("cpu", "cuda"), automatic=False),
 }
 
 

@@ -7,12 +7,15 @@ a C-contiguous array of `input`'s dtype and shape, with batch.min <= N <= batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.backends import BACKENDS
+from alexnet_deploy.errors import BackendMissing
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import BatchRange, TensorSpec
 
@@ -41,10 +44,12 @@ class Backend(ABC):
         input, output: the tensors as the loaded engine itself describes them.
         batch: the batch sizes that `run` takes.
         concurrent: whether several threads may call `run` at once; Runtime holds a lock around it otherwise.
+        forkable: whether it can be loaded anew in a process forked from one that had it loaded (CUDA cannot).
     """
 
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False
+    forkable: ClassVar[bool] = False
     device: str
     input: TensorSpec
     output: TensorSpec
@@ -75,6 +80,25 @@ class Backend(ABC):
             BackendError: the engine failed; the cause is attached.
         """
 
+    def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
+        """`run` on one batch after another; where copies and computing can overlap, a backend does it here."""
+        return map(self.run, batches)
+
     @abstractmethod
     def close(self) -> None:
         """Releases everything. Runtime calls it once, with no `run` under way."""
+
+
+def missing(backend: str, error: ImportError) -> BackendMissing:
+    """What to raise when the package that `backend` stands on does not import."""
+    line = BACKENDS[backend]
+    return BackendMissing(
+        f"{backend} needs the package {line.needs}, which does not import here ({error})",
+        fix=f"pip install 'alexnet-deploy[{line.extra}]'",
+    )
+
+
+def batch_of(engine_input: TensorSpec, artifact: Artifact) -> BatchRange:
+    """The batch sizes of an engine that states its input's shape: fixed there, or free and then as the manifest says."""
+    fixed = engine_input.shape[0] if engine_input.shape else None
+    return artifact.manifest.batch if fixed is None else BatchRange(fixed, fixed, fixed)

@@ -1,0 +1,82 @@
+"""OpenVINO on the CPU, reading the same ONNX files as onnxruntime, the INT8 CPU form among them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
+from alexnet_deploy.errors import ArtifactCorrupt, BackendError, ModelError
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.types import TensorSpec
+
+_DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8"}
+
+
+class OpenVinoBackend(Backend):
+    """One compiled model with one inference request.
+
+    Attributes:
+        threads: the CPU threads that OpenVINO says it uses.
+    """
+
+    name: ClassVar[str] = "openvino"
+    device = "cpu"
+
+    def __init__(self, compiled: Any, artifact: Artifact) -> None:
+        self._request = compiled.create_infer_request()
+        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        self.input = _only(compiled.inputs, "input", artifact)
+        self.output = _only(compiled.outputs, "output", artifact)
+        self.batch = batch_of(self.input, artifact)
+
+    @classmethod
+    def load(cls, artifact: Artifact, options: Options) -> OpenVinoBackend:
+        try:
+            import openvino
+            from openvino.frontend import FrontEndManager
+        except ImportError as error:
+            raise missing(cls.name, error) from error
+        # float32 is asked for: on CPUs with bfloat16 OpenVINO would else compute a float32 graph in that, in silence.
+        settings: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = options.threads
+        try:
+            # Not core.read_model: for a damaged file that tries every other format it knows, each printing its complaint.
+            reader = FrontEndManager().load_by_framework("onnx")
+            model = reader.convert(reader.load(str(artifact.path)))
+            compiled = openvino.Core().compile_model(model, "CPU", settings)
+        except Exception as error:
+            raise ArtifactCorrupt(
+                f"openvino cannot load {artifact.path}: {_sentence(error)}", expected="a whole, valid ONNX graph"
+            ) from error
+        return cls(compiled, artifact)
+
+    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        try:
+            result = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)
+        except Exception as error:
+            raise BackendError(f"openvino failed on a batch of {batch.shape}: {_sentence(error)}") from error
+        return np.array(result[0], np.float32)  # a copy: the request writes its next answer over this one
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _only(ports: list[Any], what: str, artifact: Artifact) -> TensorSpec:
+    if len(ports) != 1:
+        raise ModelError(f"{artifact.path} has {len(ports)} {what}s", expected=f"a classifier with one {what}")
+    (port,) = ports
+    dtype = port.get_element_type().get_type_name()
+    if dtype not in _DTYPES:
+        raise ModelError(f"the {what} of {artifact.path} is {dtype}", expected=" or ".join(_DTYPES))
+    shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), _DTYPES[dtype], shape)
+
+
+def _sentence(error: Exception) -> str:
+    """OpenVINO's message ends with its cause; the lines before say where in its sources it was thrown."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

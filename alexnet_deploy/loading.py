@@ -1,0 +1,266 @@
+"""Which backend and device run an artifact on this machine, and loading it there."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from alexnet_deploy.backends import BACKENDS, entry
+from alexnet_deploy.backends.base import Backend, Options
+from alexnet_deploy.errors import (
+    AlexnetDeployError,
+    ArtifactCorrupt,
+    BackendMissing,
+    DeviceMissing,
+    FallbackWarning,
+    InputError,
+    ManifestError,
+    ModelError,
+)
+from alexnet_deploy.gpu import gpus, problem
+from alexnet_deploy.machine import has_vnni
+from alexnet_deploy.manifest import KIND_OF_SUFFIX, Artifact, Manifest, PlanRecord, Preprocess, existing_file
+from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An artifact in a backend.
+
+    Attributes:
+        artifact: the file that was asked for.
+        running: the file that runs: the same one, or the twin of a plan.
+        options: what `backend` was loaded with.
+    """
+
+    artifact: Artifact
+    running: Artifact
+    backend: Backend
+    options: Options
+
+
+def load(artifact: Artifact, device: str, backend: str | None, threads: int | None) -> Loaded:
+    """Loads an artifact (its hash not checked yet) on the backend and device that fit it best.
+
+    Raises:
+        InputError: an unknown device or backend, a backend that does not read this kind of file, or no thread at all.
+        ArtifactCorrupt: the file's SHA-256 is not the manifest's, or the backend cannot read it.
+        ManifestError: what the engine takes and gives is not what the manifest says.
+        BackendMissing, DeviceMissing: what was asked for, or all that could run it, is not here.
+    """
+    if device not in DEVICES:
+        raise InputError(f"there is no device {device!r}", expected=f"one of {', '.join(DEVICES)}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads is {threads!r}", expected="a whole number from 1, or None")
+    name = _backend_name(artifact, backend)
+    if artifact.manifest.kind == "plan" and BACKENDS[name].devices == ("cuda",):
+        loaded = _load_plan(artifact, name, device, threads)
+    else:
+        loaded = _load_anywhere(artifact, artifact, name, device, threads)
+    try:
+        loaded = _complete(loaded) if is_foreign(artifact) else loaded
+        _check_agreement(loaded)
+    except AlexnetDeployError:
+        loaded.backend.close()
+        raise
+    _warn_of_saturation(loaded)
+    return loaded
+
+
+def foreign(
+    path: str | Path, backend: str | None, preprocess: Preprocess | None, labels: tuple[str, ...], output_kind: OutputKind | None
+) -> Artifact:
+    """A file without a manifest, as an Artifact whose manifest says what the caller said; `load` adds what the engine says.
+
+    Raises:
+        ManifestError: no backend was named, or the file is a checkpoint, which is nothing without its manifest.
+    """
+    path = existing_file(path)
+    kind = KIND_OF_SUFFIX.get(path.suffix)
+    if kind is None:
+        raise ArtifactCorrupt(f"{path.name} is no artifact: its name ends in {path.suffix!r}", expected=", ".join(KIND_OF_SUFFIX))
+    if backend is None or kind == "checkpoint":
+        raise ManifestError(
+            f"{path} has no manifest ({path.name}.json)",
+            expected="the .json that is written beside every artifact",
+            fix=f"alexnet-deploy adopt {path} --help, or Runtime(..., backend=NAME) for a file from elsewhere"
+            if kind == "onnx"
+            else "copy it together with the file, or make the artifact again",
+        )
+    plan = None
+    if kind == "plan":
+        plan = PlanRecord(flavour=_FLAVOURS.get(backend, Flavour.TENSORRT), version="", capabilities=())
+    return Artifact(
+        path,
+        Manifest(
+            kind=kind,
+            input=_UNKNOWN,
+            output=_UNKNOWN,
+            preprocess=preprocess or Preprocess(height=1, width=1),
+            batch=BatchRange(),
+            labels=labels,
+            output_kind=output_kind or OutputKind.LOGITS,
+            plan=plan,
+            notes=_FOREIGN_NOTE,
+        ),
+    )
+
+
+def is_foreign(artifact: Artifact) -> bool:
+    """Whether `artifact` comes from `foreign`, and not from a manifest on the disk (which is never without a file's name)."""
+    return artifact.manifest.file == ""
+
+
+_UNKNOWN = TensorSpec("", "float32", (None,))
+_FOREIGN_NOTE = "loaded without a manifest: names, shapes and dtypes are those that the engine states"
+_FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
+
+
+def _backend_name(artifact: Artifact, named: str | None) -> str:
+    """The backend that was named, if it reads this kind of file; else the first of the table that does and is installed."""
+    manifest = artifact.manifest
+    if named is not None:
+        line = entry(named)
+        name = next(n for n, other in BACKENDS.items() if other is line)
+        if manifest.kind not in line.kinds:
+            raise InputError(
+                f"{name} does not read {artifact.path.name}, which is of the kind {manifest.kind!r}",
+                expected=f"a {' or '.join(line.kinds)} for it",
+                fix=f"backend={manifest.twin and 'None, or the twin ' + manifest.twin.file!r}"
+                if manifest.twin
+                else "backend=None",
+            )
+        return name
+    if manifest.plan is not None:
+        return next(name for name, flavour in _FLAVOURS.items() if flavour == manifest.plan.flavour)
+    able = [name for name, line in BACKENDS.items() if manifest.kind in line.kinds and line.automatic]
+    return next((name for name in able if BACKENDS[name].installed), able[0])
+
+
+def _load_plan(plan: Artifact, name: str, device: str, threads: int | None) -> Loaded:
+    """The plan itself where it can run, else its twin graph on the CPU."""
+    why = ""
+    if device != "cpu":
+        try:
+            if not gpus():
+                raise DeviceMissing(f"{plan.path.name} needs a GPU: {problem()}", expected="an NVIDIA GPU and its driver")
+            return _load_on(plan, plan, name, Options("cuda", threads))
+        except (DeviceMissing, BackendMissing) as error:
+            if device == "cuda":
+                raise
+            why = error.found
+    if not is_foreign(plan):
+        plan.check_hash()
+    twin = plan.twin(check_hash=False)
+    if twin is None:
+        raise DeviceMissing(
+            why or f"{plan.path.name} does not run on the CPU",
+            expected="a GPU, or a twin graph in the plan's manifest",
+            fix="alexnet-deploy build-engine writes plan and twin together",
+        )
+    if device == "auto":
+        warnings.warn(f"{why}: its twin {twin.path.name} runs on the CPU instead", FallbackWarning, stacklevel=4)
+    return _load_anywhere(plan, twin, _backend_name(twin, None), "cpu", threads)
+
+
+def _load_anywhere(artifact: Artifact, running: Artifact, name: str, device: str, threads: int | None) -> Loaded:
+    """On the device asked for; "auto" is CUDA where there is a GPU and the backend can use it, else the CPU."""
+    line = BACKENDS[name]
+    if device != "auto":
+        return _load_on(artifact, running, name, Options(device, threads))
+    if "cuda" in line.devices and line.automatic and running.manifest.form is not GraphForm.CPU and gpus():
+        try:
+            return _load_on(artifact, running, name, Options("cuda", threads))
+        except DeviceMissing as error:
+            warnings.warn(
+                f"{running.path.name} runs on the CPU although there is a GPU: {error.found} (device='cpu' takes it as it is)",
+                FallbackWarning,
+                stacklevel=4,
+            )
+    return _load_on(artifact, running, name, Options("cpu", threads))
+
+
+def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options) -> Loaded:
+    line = BACKENDS[name]
+    if options.device not in line.devices:
+        raise DeviceMissing(
+            f"{name} does not run on {options.device}",
+            expected=" or ".join(line.devices),
+            fix=f"device={line.devices[0]!r}, or another backend",
+        )
+    if running.manifest.kind == "plan" and not is_foreign(running):
+        running.check_hash()  # before, not beside: a plan is code that runs as soon as it is read
+    beside = running.manifest.kind != "plan" and not is_foreign(running)
+    with _hash_checked(running) if beside else nullcontext():
+        return Loaded(artifact, running, line.backend().load(running, options), options)
+
+
+@contextmanager
+def _hash_checked(artifact: Artifact) -> Iterator[None]:
+    """Checks the file's SHA-256 while the block loads it; a wrong hash is the error even where loading failed first."""
+    wrong: list[Exception] = []
+
+    def check() -> None:
+        try:
+            artifact.check_hash()
+        except Exception as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=check, name="alexnet-deploy-sha256")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        if wrong:
+            raise wrong[0]
+
+
+def _complete(loaded: Loaded) -> Loaded:
+    """Writes what the engine states about itself into a foreign file's manifest."""
+    engine, manifest = loaded.backend, loaded.artifact.manifest
+    try:
+        manifest = replace(manifest, input=engine.input, output=engine.output, batch=engine.batch)
+    except ValueError as error:
+        raise ModelError(f"{loaded.artifact.path}: {error}") from error
+    artifact = replace(loaded.artifact, manifest=manifest)
+    return replace(loaded, artifact=artifact, running=artifact)
+
+
+def _check_agreement(loaded: Loaded) -> None:
+    """The engine takes and gives what its manifest says, and that is a classifier's input and output."""
+    path, manifest, engine = loaded.running.path, loaded.running.manifest, loaded.backend
+    for what, said, found in (("input", manifest.input, engine.input), ("output", manifest.output, engine.output)):
+        if said.dtype != found.dtype or not _same_shape(said.shape[1:], found.shape[1:]):
+            raise ManifestError(
+                f"the {what} of {path.name} is {found}, its manifest says {said}",
+                expected="a manifest that was written for this file",
+                fix="make the artifact again",
+            )
+    if len(engine.output.shape) != 2 or engine.output.shape[-1] is None:
+        raise ModelError(f"the output of {path.name} is {engine.output}", expected="(N, classes) with a fixed number of classes")
+    if len(engine.input.shape) != 4:
+        raise ModelError(f"the input of {path.name} is {engine.input}", expected="a batch of pictures, four axes")
+
+
+def _same_shape(said: tuple[int | None, ...], found: tuple[int | None, ...]) -> bool:
+    return len(said) == len(found) and all(s is None or f is None or s == f for s, f in zip(said, found, strict=True))
+
+
+def _warn_of_saturation(loaded: Loaded) -> None:
+    """U8S8 kernels without VNNI add pairs of products in 16 bits: 8-bit weights overflow there, 7-bit ones do not."""
+    manifest = loaded.running.manifest
+    on_cpu = loaded.backend.device == "cpu" and manifest.kind == "onnx" and loaded.backend.name != "fake"
+    if on_cpu and manifest.precision is Precision.INT8 and manifest.reduce_range is False and not has_vnni():
+        warnings.warn(
+            f"{loaded.running.path.name} has full 8-bit weights, and this CPU has no VNNI: sums may saturate, accuracy suffer. "
+            "Quantise it again with reduce_range, and compare: alexnet-deploy verify",
+            FallbackWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,415 @@
+"""Runtime: one artifact, ready to answer. It checks, chunks and delegates; a backend computes.
+
+with Runtime("models/alexnet.int8.plan") as runtime:
+    probabilities = runtime.predict(batch)             # (N, classes) float32
+    for label, probability in runtime.classify(["cat.jpg"], top=5)[0]:
+        print(label, probability)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_deploy.backends import BACKENDS
+from alexnet_deploy.backends.base import Backend
+from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, RuntimeClosed
+from alexnet_deploy.loading import foreign, is_foreign, load
+from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
+from alexnet_deploy.preprocess import Pixels, normalise, prepare
+from alexnet_deploy.types import BatchRange, OutputKind
+
+Probabilities = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+class Prediction(NamedTuple):
+    """One class of one picture."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one picture: the most probable classes, the most probable first, or the error that it met."""
+
+    predictions: tuple[Prediction, ...] = ()
+    error: AlexnetDeployError | None = None
+
+    def unwrap(self) -> list[Prediction]:
+        """The predictions. Raises `error` where there is one."""
+        if self.error is not None:
+            raise self.error
+        return list(self.predictions)
+
+
+class Runtime:
+    """An artifact loaded on the best backend for it, safe to call from several threads.
+
+    Attributes:
+        artifact, manifest: the file that was named, and what is known about it.
+        running: the file that runs: `artifact`, or its twin where a plan's GPU is missing.
+        twin_of: the plan's path while its twin runs, else None.
+        backend: the name of the backend that computes, such as "onnxruntime".
+        device: where it really runs, "cpu" or "cuda".
+        batch: the batch sizes that reach the engine; `predict` itself takes any.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        backend: str | None = None,
+        *,
+        threads: int | None = None,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] = (),
+        output_kind: OutputKind | None = None,
+    ) -> None:
+        """Loads an artifact; the SHA-256 of its file is checked.
+
+        Args:
+            path: an ONNX graph, a plan or a checkpoint, with its manifest beside it.
+            device: "cuda" and "cpu" are strict; "auto" is CUDA where the artifact's backend can use it, else the CPU.
+            backend: a name from `alexnet_deploy.backends.BACKENDS`; chosen by the artifact when None.
+            threads: CPU threads in one call; the backend's choice when None.
+            preprocess, labels, output_kind: only for a file without a manifest, and with `backend` named. Without
+                `preprocess` it takes float batches alone, without `output_kind` it gives raw output alone.
+
+        Raises:
+            ArtifactMissing, ArtifactCorrupt, ManifestError, ModelError: the file, or its manifest, is not what it should be.
+            BackendMissing: the package that would run it is not installed.
+            DeviceMissing: `device` is not here.
+
+        Warns:
+            FallbackWarning: a plan's twin graph runs on the CPU because there is no usable GPU.
+        """
+        if manifest_path(Path(path)).is_file():
+            if preprocess is not None or labels or output_kind is not None:
+                raise InputError(
+                    f"{path} has a manifest, which says how it is used",
+                    expected="preprocess, labels and output_kind for files without one only",
+                )
+            artifact = Artifact.open(path, check_hash=False)
+        else:
+            artifact = foreign(path, backend, preprocess, tuple(labels), output_kind)
+        loaded = load(artifact, device, backend, threads)
+        self.artifact: Artifact = loaded.artifact
+        self.running: Artifact = loaded.running
+        self.manifest: Manifest = loaded.artifact.manifest
+        self.twin_of: Path | None = loaded.artifact.path if loaded.running is not loaded.artifact else None
+        self.backend: str = loaded.backend.name
+        self.device: str = loaded.backend.device
+        self.batch: BatchRange = loaded.backend.batch
+        self._recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
+        self._output_kind = None if is_foreign(artifact) and output_kind is None else loaded.running.manifest.output_kind
+        self._input = loaded.backend.input
+        self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
+        self._engine: Backend | None = loaded.backend
+        self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
+        self._door = _Door()
+        self._waking = threading.Lock()
+        self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
+        self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind)
+        _alive.add(self)
+
+    def predict(self, batch: npt.NDArray[Any]) -> Probabilities:
+        """Class probabilities.
+
+        Args:
+            batch: pictures, uint8 (N, H, W, 3) RGB of any one size, which the manifest's recipe turns into input; or that
+                input itself, float32 (N, C, H, W) (axes in the recipe's layout). Any N, also 0 and more than `batch.max`.
+
+        Returns:
+            float32 (N, classes), rows in the batch's order, each summing to 1; owned by the caller.
+
+        Raises:
+            InputError: dtype, rank or shape do not fit, or the batch holds NaN or infinity.
+            BackendError: the engine failed, or gave NaN or infinity.
+            RuntimeClosed: after close().
+        """
+        raw = self._run(batch)
+        if self._known_output_kind() is OutputKind.PROBABILITIES:
+            return raw
+        return softmax(raw)
+
+    def logits(self, batch: npt.NDArray[Any]) -> Logits:
+        """The graph's raw output; takes and raises what `predict` does.
+
+        A graph that ends in probabilities gives their natural logarithm (no less than that of the smallest normal
+        float32, -87.3), which differs from its logits by a constant in each row only.
+        """
+        raw = self._run(batch)
+        if self._output_kind is OutputKind.PROBABILITIES:
+            return cast(Logits, np.log(np.maximum(raw, _SMALLEST)))
+        return raw
+
+    def classify(self, sources: Sequence[str | Path | Pixels] | Pixels, top: int = 5) -> list[list[Prediction]]:
+        """The `top` most probable classes of each picture, the most probable first.
+
+        Args:
+            sources: picture files, or uint8 (H, W, 3) RGB arrays of any sizes.
+            top: at most as many as there are classes.
+
+        Raises:
+            PictureError: a file that cannot be read as a picture.
+            InputError: an array that is no picture, or `top` below 1.
+        """
+        if isinstance(sources, (str, Path)):
+            sources = [sources]
+        return [outcome.unwrap() for outcome in self.classify_each(sources, top)]
+
+    def classify_each(
+        self, sources: Iterable[str | Path | Pixels], top: int = 5, *, batch_size: int | None = None, workers: int | None = None
+    ) -> Iterator[Outcome]:
+        """`classify` for any number of pictures: one Outcome each, in order, and a broken picture does not stop the rest.
+
+        Pictures are decoded in parallel, and while the engine computes; no more than a few batches are in memory at once.
+
+        Args:
+            sources, top: as `classify` takes them; `sources` may be endless.
+            batch_size: pictures in one call of the engine; the artifact's favourite (`batch.opt`) when None.
+            workers: threads that decode; one a core when None.
+        """
+        for what, number in (("top", top), ("batch_size", batch_size or 1), ("workers", workers or 1)):
+            if number < 1:
+                raise InputError(f"{what} is {number}", expected="at least 1")
+        return self._classify_each(sources, top, batch_size or self.batch.opt, workers, self.recipe)
+
+    def _classify_each(
+        self, sources: Iterable[str | Path | Pixels], top: int, batch_size: int, workers: int | None, recipe: Preprocess
+    ) -> Iterator[Outcome]:
+        from alexnet_deploy.decoding import fitted
+
+        pictures = fitted(sources, recipe, ahead=2 * batch_size, workers=workers)
+        with closing(pictures):  # ends the decoding threads, also when the caller stops early
+            while batch := list(islice(pictures, batch_size)):
+                sound = [picture for picture in batch if isinstance(picture, np.ndarray)]
+                answers = iter(self.predict(np.stack(sound)) if sound else ())
+                for picture in batch:
+                    yield self._best(next(answers), top) if isinstance(picture, np.ndarray) else Outcome(error=picture)
+
+    def _best(self, probabilities: npt.NDArray[np.float32], top: int) -> Outcome:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return Outcome(tuple(Prediction(self.manifest.label(int(i)), float(probabilities[i])) for i in order))
+
+    @property
+    def recipe(self) -> Preprocess:
+        """How pictures become input. Raises InputError for a file without a manifest that was opened without one."""
+        if self._recipe is None:
+            raise InputError(
+                f"how {self.artifact.path.name} wants its pictures is not known: it has no manifest",
+                expected=f"float32 batches of {self._input}",
+                fix="Runtime(..., preprocess=Preprocess(...)), or alexnet-deploy adopt",
+            )
+        return self._recipe
+
+    @property
+    def closed(self) -> bool:
+        return self._door.closed
+
+    def close(self) -> None:
+        """Waits for the calls under way, then releases engine and memory. Further calls do nothing."""
+        if self._door.close() and self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.backend} on {self.device}"
+        return f"<Runtime {self.artifact.path} ({state})>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled as its arguments: a spawned worker opens the artifact anew."""
+        return _open, self._arguments
+
+    def _known_output_kind(self) -> OutputKind:
+        if self._output_kind is None:
+            raise InputError(
+                f"whether {self.artifact.path.name} gives logits or probabilities is not known: it has no manifest",
+                expected="logits() for its raw output",
+                fix="Runtime(..., output_kind=OutputKind.LOGITS), or alexnet-deploy adopt",
+            )
+        return self._output_kind
+
+    def _run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Checks a batch and sends it through the engine in chunks: float32 (N, classes), raw and finite."""
+        is_pictures = self._check(batch)
+        parts = _parts(len(batch), self.batch.max)
+        chunks: Iterable[npt.NDArray[Any]] = (self._prepared(batch[part], part.start, is_pictures) for part in parts)
+        if len(parts) == 1:
+            chunks = list(chunks)  # needs no turn; of several, the next is prepared while the engine is busy
+        with self._door:
+            engine = self._engine or self._wake()
+            with self._turn:
+                answers = [a[: p.stop - p.start] for a, p in zip(engine.run_each(chunks), parts, strict=True)]
+        answer = answers[0] if len(answers) == 1 else np.concatenate([np.empty((0, self._classes), np.float32), *answers])
+        return self._checked(answer, len(batch))
+
+    def _check(self, batch: npt.NDArray[Any]) -> bool:
+        """Whether `batch` is pictures rather than the engine's own input. Raises InputError when it is neither."""
+        if not isinstance(batch, np.ndarray):
+            raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")
+        expected = self._input.shape[1:]
+        if batch.dtype == np.uint8:
+            shape_fits = batch.ndim == 4 and batch.shape[-1] == 3 and 0 not in batch.shape[1:3]
+            if shape_fits and self.recipe is not None:
+                return True
+            raise InputError(
+                f"pictures are uint8 {batch.shape}",
+                expected="uint8 (N, H, W, 3), RGB",
+                fix="batch[None] for a single picture" if batch.ndim == 3 else "",
+            )
+        if self._input.dtype == "uint8" or batch.dtype != np.float32:
+            wanted = (
+                "uint8 (N, H, W, 3)" if self._input.dtype == "uint8" else "float32, preprocessed, or uint8 (N, H, W, 3) pictures"
+            )
+            raise InputError(f"the batch is {batch.dtype}", expected=wanted)
+        if batch.ndim != 1 + len(expected) or any(e not in (None, n) for e, n in zip(expected, batch.shape[1:], strict=True)):
+            wanted = ", ".join(["N", *("any" if e is None else str(e) for e in expected)])
+            raise InputError(
+                f"the batch is float32 {batch.shape}",
+                expected=f"({wanted})",
+                fix="batch[None] for a single picture" if batch.ndim == len(expected) else "",
+            )
+        return False
+
+    def _prepared(self, rows: npt.NDArray[Any], start: int, is_pictures: bool) -> npt.NDArray[Any]:
+        """Rows as the engine takes them: contiguous, in its dtype, filled up with zeros to its smallest batch."""
+        if not is_pictures:
+            rows = _finite(rows, start)
+        else:
+            rows = prepare(rows, self.recipe)
+            if self._input.dtype != "uint8":
+                rows = normalise(rows, self.recipe)
+        rows = np.ascontiguousarray(rows, self._input.dtype)
+        missing = self.batch.min - len(rows)
+        return rows if missing <= 0 else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
+
+    def _checked(self, answer: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        if answer.shape != (count, self._classes):
+            raise BackendError(f"{self.backend} gave {answer.shape}", expected=f"{(count, self._classes)}")
+        if not np.isfinite(answer).all():
+            raise BackendError(
+                f"{self.running.path.name} gave NaN or infinity for finite input",
+                expected="a number for each class",
+                fix="alexnet-deploy verify finds out; FP16 overflows above 65504, FP32 or BF16 do not",
+            )
+        return answer
+
+    def _wake(self) -> Backend:
+        """In a process forked from the one that loaded the engine: loads it again, if it is one that may be."""
+        if not BACKENDS[self.backend].backend().forkable:
+            raise BackendError(
+                f"{self.artifact.path.name} was loaded in another process, and {self.backend} does not survive a fork",
+                expected="a Runtime that is opened in the process that uses it",
+                fix='multiprocessing.get_context("spawn"), or Runtime(...) inside the worker',
+            )
+        with self._waking:
+            if self._engine is None:
+                self._engine = self._load_again()
+            return self._engine
+
+    def _forked(self) -> None:
+        """In the child of a fork: the engine's threads, and holders of locks, are in the parent only."""
+        if self._engine is not None:
+            # Never destroyed, not even at exit: its destructor would wait for threads that are not here.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
+            self._engine = None
+        self._door = _Door(closed=self._door.closed)
+        self._turn = type(self._turn)() if isinstance(self._turn, nullcontext) else threading.Lock()
+        self._waking = threading.Lock()
+
+
+class _Door:
+    """Lets calls in until it is closed, and closes when the last one is out."""
+
+    def __init__(self, closed: bool = False) -> None:
+        self.closed = closed
+        self._inside = 0
+        self._changed = threading.Condition(threading.Lock())
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self.closed:
+                raise RuntimeClosed("this Runtime is closed", expected="one that is open", fix="Runtime(path)")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.notify_all()
+
+    def close(self) -> bool:
+        """Whether this call, and none before, closed it."""
+        with self._changed:
+            first, self.closed = not self.closed, True
+            self._changed.wait_for(lambda: not self._inside)
+        return first
+
+
+def _open(
+    path: str | Path,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    preprocess: Preprocess | None,
+    labels: Sequence[str],
+    output_kind: OutputKind | None,
+) -> Runtime:
+    return Runtime(path, device, backend, threads=threads, preprocess=preprocess, labels=labels, output_kind=output_kind)
+
+
+def softmax(logits: Logits) -> Probabilities:
+    """float32 (N, classes) to probabilities; the largest is subtracted first, so that nothing overflows."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return cast(Probabilities, exponentials)
+
+
+def _parts(count: int, largest: int) -> list[slice]:
+    """Splits `count` rows into the fewest parts of at most `largest`, whose sizes differ by one at most."""
+    parts = -(-count // largest)
+    return [slice(index * count // parts, (index + 1) * count // parts) for index in range(parts)]
+
+
+def _finite(rows: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
+    """`rows` as they are. Raises InputError where one holds NaN or infinity."""
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=tuple(range(1, rows.ndim))))[0])
+        raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
+    return rows
+
+
+_alive: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for runtime in list(_alive):
+        runtime._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
