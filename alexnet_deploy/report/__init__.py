@@ -1,0 +1,7 @@
+"""The only room that formats: reports in, terminal tables and HTML out.
+
+words.py      how a figure is written
+terminal.py   tables for a console: narrow ones, and ones without colour
+html.py       the page, its style, tables and tiles; plots.py: its SVG
+parity.py, benchmark.py, demo.py, ...   one module a report: what to say, in both
+"""

@@ -1,0 +1,299 @@
+"""Verification and evaluation, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from alexnet_deploy.machine import Machine
+from alexnet_deploy.parity import EvaluationReport, MovedPicture, ParityReport, Verification
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.ran import Ran
+from alexnet_deploy.report import html, plots, terminal, words
+from alexnet_deploy.report.html import Markup, Section, Tile
+from alexnet_deploy.report.plots import Mark
+from alexnet_deploy.report.terminal import Cell, Show
+from alexnet_deploy.types import Precision
+
+
+def verification(of: Verification, *, per_class: bool = False) -> Show:
+    """A line an artifact: accuracy, agreement, error; then what did not run itself; then how sure a drop is."""
+
+    def show(console: Console) -> None:
+        first = of.reports[0]
+        labelled = first.reference_accuracy is not None
+        columns = ["artifact", "ran on", *((">top-1", ">top-5") if labelled else ()), ">agree", ">max error", ">cosine", ">SQNR"]
+        terminal.table(console, columns, [_reference_row(first), *map(_candidate_row, of.reports)])
+        if labelled:
+            terminal.table(
+                console,
+                ["top-1 against the reference", ">change, points", "95 % interval", ">lost", ">gained", "McNemar"],
+                [_difference_row(report) for report in of.reports],
+            )
+        if per_class and first.classes:
+            terminal.table(console, *_class_table(of.reports))
+        if not labelled:
+            terminal.lines(console, ["No labels: accuracy is not known, agreement and error are."], style="dim")
+        terminal.lines(console, notes(of), style="yellow")
+        terminal.lines(console, [f"Compared on {words.count(first.pictures.count, 'picture')} of {first.pictures.location}."])
+        terminal.verdict(console, of.missed, "every gate passed" if gated(of) else "")
+
+    return show
+
+
+def evaluation(of: EvaluationReport) -> Show:
+    """Accuracy of one artifact, and a line a class."""
+
+    def show(console: Console) -> None:
+        accuracy = of.accuracy
+        terminal.facts(
+            console,
+            [
+                ("artifact", of.ran.file),
+                ("ran on", words.ran_on(of.ran)),
+                ("pictures", f"{of.pictures.count:,} of {of.pictures.location}"),
+                ("top-1", f"{words.rate(accuracy.top1)}  (95 %: {words.interval(accuracy.top1.interval)})"),
+                ("top-5", f"{words.rate(accuracy.top5)}  (95 %: {words.interval(accuracy.top5.interval)})"),
+            ],
+        )
+        console.print()
+        rows = [(row.label, f"{row.total:,}", words.percent(row.reference / row.total)) for row in of.classes]
+        terminal.table(console, ["class", ">pictures", ">top-1"], rows)
+        terminal.lines(console, words.twin_sentences((of.ran,)), style="yellow")
+
+    return show
+
+
+def notes(of: Verification) -> list[str]:
+    """What a reader must know before believing the table."""
+    each: tuple[Ran, ...] = (of.reports[0].reference, *(report.candidate for report in of.reports))
+    sentences = words.twin_sentences(each)
+    for report in of.reports:
+        if not report.same_preprocessing:
+            sentences.append(
+                f"{report.candidate.file} preprocesses pictures otherwise than {report.reference.file}: "
+                "the difference is part of its error."
+            )
+        if report.error.compared != "logits":
+            sentences.append(f"{report.candidate.file}: errors are of {report.error.compared}, as a graph ends in probabilities.")
+    return sentences
+
+
+def _reference_row(report: ParityReport) -> list[Cell]:
+    accuracy = report.reference_accuracy
+    rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
+    return [_name(report.reference, "reference"), words.ran_on(report.reference), *rates, *[words.NONE] * 4]
+
+
+def _candidate_row(report: ParityReport) -> list[Cell]:
+    accuracy, error = report.candidate_accuracy, report.error
+    rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
+    return [
+        _name(report.candidate, "missed" if report.missed else ""),
+        words.ran_on(report.candidate),
+        *rates,
+        words.rate(report.agreement),
+        words.error(error.relative),
+        f"{error.cosine:.5f}",
+        words.decibels(error.sqnr_db),
+    ]
+
+
+def _difference_row(report: ParityReport) -> list[Cell]:
+    found = report.difference
+    assert found is not None
+    return [
+        report.candidate.file,
+        words.points(-found.drop),
+        f"{words.points(-found.interval.high)} to {words.points(-found.interval.low)}",
+        f"{found.lost}",
+        f"{found.gained}",
+        words.p_value(found.p_value),
+    ]
+
+
+def _class_table(reports: Sequence[ParityReport]) -> tuple[list[str], list[list[Cell]]]:
+    columns = ["class", ">pictures", ">reference", *(f">{report.candidate.file}" for report in reports)]
+    rows: list[list[Cell]] = [
+        [
+            row.label,
+            f"{row.total:,}",
+            words.percent(row.reference / row.total),
+            *(words.percent(report.classes[number].candidate / row.total) for report in reports),
+        ]
+        for number, row in enumerate(reports[0].classes)
+    ]
+    return columns, rows
+
+
+def _name(ran: Ran, remark: str) -> Text:
+    name = Text(ran.file)
+    if remark:
+        name.append(f" {remark}", style="red" if remark == "missed" else "dim")
+    return name
+
+
+def verification_page(of: Verification, pictures: PictureSet) -> str:
+    """The HTML of `verify --html`."""
+    first = of.reports[0]
+    passed = not of.missed
+    lead = (
+        f"{words.count(len(of.reports), 'artifact')} against {first.reference.file}, "
+        f"on {words.count(first.pictures.count, 'picture')} of {first.pictures.location}."
+    )
+    opening = html.join(
+        html.tiles(tiles(of)),
+        html.notice(of.missed, "bad") if not passed else html.notice(["Every gate passed."] if gated(of) else [], "good"),
+        html.notice(notes(of)),
+    )
+    return html.page("Verification", lead, sections(of, pictures), opening=opening, footer=words.machine(Machine.here()))
+
+
+def tiles(of: Verification) -> list[Tile]:
+    """The reference's accuracy, and the worst of each figure over the candidates."""
+    least = min(of.reports, key=lambda report: report.agreement.fraction)
+    found = [Tile(words.rate(least.agreement), "least agreement", least.candidate.file)]
+    if least.reference_accuracy:
+        found.insert(0, Tile(words.rate(least.reference_accuracy.top1), "top-1 of the reference", least.reference.file))
+        worst = max(of.reports, key=lambda report: report.difference.drop if report.difference else 0.0)
+        if worst.difference:
+            found.append(Tile(words.points(-worst.difference.drop), "points of accuracy, at worst", worst.candidate.file))
+    farthest = max(of.reports, key=lambda report: report.error.relative)
+    found.append(Tile(words.error(farthest.error.relative), "largest error, of the largest logit", farthest.candidate.file))
+    return found
+
+
+def gated(of: Verification) -> bool:
+    gates = of.reports[0].gates
+    return any(gate is not None for gate in (gates.max_drop, gates.min_agreement, gates.max_error))
+
+
+def sections(of: Verification, pictures: PictureSet) -> list[Section]:
+    """What a page says of a verification: accuracy, agreement, output error, classes, and the pictures that moved."""
+    parts = [_agreement_section(of), _error_section(of)]
+    if of.reports[0].reference_accuracy:
+        parts.insert(0, _accuracy_section(of))
+        parts.append(_class_section(of))
+    if any(report.moved for report in of.reports):
+        parts.append(_moved_section(of, pictures))
+    return parts
+
+
+def _accuracy_section(of: Verification) -> Section:
+    first = of.reports[0]
+    each = [(first.reference, first.reference_accuracy), *((r.candidate, r.candidate_accuracy) for r in of.reports)]
+    marks = [
+        Mark(
+            ran.file,
+            f"{words.rate(found.top1)}  ({words.interval(found.top1.interval)})",
+            100 * found.top1.fraction,
+            100 * found.top1.interval.low,
+            100 * found.top1.interval.high,
+            colour(ran),
+        )
+        for ran, found in each
+        if found
+    ]
+    table = html.table(
+        "Change of top-1 accuracy against the reference, on the same pictures; lost and gained are the pictures whose answer "
+        "became wrong or right. A large p of McNemar's exact test means that the change may be chance.",
+        ["artifact", ">change, points", "95 % interval", ">lost", ">gained", "McNemar"],
+        [[str(cell) for cell in _difference_row(report)] for report in of.reports],
+        key=1,
+    )
+    drawn = plots.intervals("Top-1 accuracy with 95 % Wilson intervals", marks, tick="{:g} %".format)
+    return Section("Accuracy", html.join(html.figure(drawn, "Top-1 accuracy, with its 95 % interval"), table))
+
+
+def _agreement_section(of: Verification) -> Section:
+    marks = [
+        Mark(
+            report.candidate.file,
+            f"{words.rate(report.agreement, 2)}  ({words.interval(report.agreement.interval)})",
+            100 * report.agreement.fraction,
+            100 * report.agreement.interval.low,
+            100 * report.agreement.interval.high,
+            colour(report.candidate),
+        )
+        for report in of.reports
+    ]
+    drawn = [
+        html.figure(
+            plots.intervals("Top-1 agreement with the reference", marks, tick="{:g} %".format),
+            "Same answer as the reference, with its 95 % interval",
+        )
+    ]
+    if len(of.files) > 2:
+        squares = plots.matrix(
+            "Agreement of every artifact with every other", of.files, of.agreement, text=lambda v: f"{100 * v:.1f}"
+        )
+        drawn.append(html.figure(squares, "Each with each, percent"))
+    return Section("Agreement", html.figures(*drawn))
+
+
+def _error_section(of: Verification) -> Section:
+    measured = [report for report in of.reports if report.error.sqnr_db is not None]
+    marks = [
+        Mark(r.candidate.file, words.decibels(r.error.sqnr_db), max(0.0, r.error.sqnr_db or 0.0), colour=colour(r.candidate))
+        for r in measured
+    ]
+    rows = [
+        [
+            report.candidate.file,
+            words.error(report.error.relative),
+            f"{report.error.max_abs:.3g}",
+            f"{report.error.mean_abs:.3g}",
+            f"{report.error.cosine:.6f}",
+            words.decibels(report.error.sqnr_db),
+        ]
+        for report in of.reports
+    ]
+    table = html.table(
+        "Error of the logits against the reference's, over all pictures and classes; relative means of its largest logit.",
+        ["artifact", ">max, relative", ">max, absolute", ">mean", ">cosine", ">SQNR"],
+        rows,
+        key=1,
+    )
+    drawn = plots.bars("Signal to noise of the logits, dB", marks, tick="{:g} dB".format) if marks else None
+    figure = html.figure(drawn, "Signal to quantisation noise of the logits: 20 dB is 10 % noise, 40 dB is 1 %") if drawn else ""
+    return Section("Output error", html.join(figure, table))
+
+
+def _class_section(of: Verification) -> Section:
+    columns, rows = _class_table(of.reports)
+    table = html.table("Top-1 accuracy, a class a line", columns, [[str(cell) for cell in row] for row in rows])
+    return Section("Classes", table if len(rows) <= 20 else html.details(f"All {len(rows)} classes", table))
+
+
+def _moved_section(of: Verification, pictures: PictureSet) -> Section:
+    shown: list[Markup] = [
+        html.paragraph(
+            "Changed answers first, then by how far the probabilities moved (total variation: 0 the same, 1 nothing in common)."
+        )
+    ]
+    for report in of.reports:
+        if not report.moved:
+            continue
+        changed = report.agreement.total - report.agreement.count
+        summary = f"{report.candidate.file}: {words.count(changed, 'changed answer')} of {report.agreement.total:,}"
+        items = [_moved_picture(picture, pictures) for picture in report.moved]
+        shown.append(html.details(summary, html.tag("ul", *items, class_="gallery")))
+    return Section("Pictures that moved farthest", html.join(*shown))
+
+
+def _moved_picture(moved: MovedPicture, pictures: PictureSet) -> Markup:
+    drawn = html.thumbnail(pictures.picture(moved.index), f"{moved.name}, {moved.truth or 'unlabelled'}")
+    before = f"{moved.reference} {words.percent(moved.reference_probability, 0)}"
+    after = f"{moved.candidate or 'no answer'} {words.percent(moved.candidate_probability, 0)}"
+    truth = [html.tag("span", f"is {moved.truth}", class_="dim")] if moved.truth else []
+    judged = "" if not moved.truth else "good" if moved.candidate == moved.truth else "bad"
+    return html.tag("li", drawn, *truth, html.tag("span", before), html.tag("span", f"→ {after}", class_=judged or None))
+
+
+def colour(ran: Ran) -> int:
+    """One colour a precision, in every plot; the checkpoint is grey."""
+    if ran.kind == "checkpoint":
+        return 0
+    return {Precision.FP32: 1, Precision.FP16: 2, Precision.INT8: 3, Precision.FP8: 4, Precision.BF16: 5}[ran.precision]

@@ -1,0 +1,86 @@
+"""What commands print for a person: rich tables that stay readable in a narrow terminal and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+Show = Callable[[Console], None]
+Cell = str | Text
+Side = Literal["left", "right"]
+
+_GAP = 2
+
+
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
+    """Prints a table; one that is too wide is folded into several that repeat the first column.
+
+    Args:
+        columns: headings; one that starts with ">" is aligned to the right.
+        rows: one cell a column.
+    """
+    sides: list[Side] = ["right" if name.startswith(">") else "left" for name in columns]
+    names = [name.removeprefix(">") for name in columns]
+    widths = [max([_width(names[i]), *(_width(row[i]) for row in rows)]) for i in range(len(names))]
+    if title:
+        heading(console, title)
+    for chosen in _folds(widths, console.width):
+        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for i in chosen:
+            drawn.add_column(names[i], justify=sides[i], overflow="fold", no_wrap=widths[i] + _GAP <= console.width)
+        for row in rows:
+            drawn.add_row(*(row[i] for i in chosen))
+        console.print(drawn)
+        console.print()
+
+
+def heading(console: Console, text: str) -> None:
+    console.print(f"[bold]{escape(text)}[/bold]")
+
+
+def lines(console: Console, sentences: Iterable[str], *, style: str = "") -> None:
+    """Sentences, wrapped at words, each on a line of its own."""
+    for sentence in sentences:
+        console.print(Text(sentence, style=style))
+
+
+def facts(console: Console, pairs: Sequence[tuple[str, Cell]]) -> None:
+    """Names and values, one a line."""
+    drawn = Table.grid(padding=(0, _GAP, 0, 0))
+    drawn.add_column(style="dim", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for name, value in pairs:
+        drawn.add_row(name, value if isinstance(value, Text) else Text(value))
+    console.print(drawn)
+
+
+def verdict(console: Console, missed: Sequence[str], passed: str) -> None:
+    """The last line: what was missed is printed by the command on stderr, so here only how many."""
+    if missed:
+        console.print(Text(f"{len(missed)} gate{'s' if len(missed) > 1 else ''} missed", style="bold red"))
+    elif passed:
+        console.print(Text(passed, style="bold green"))
+
+
+def _width(cell: Cell) -> int:
+    return cell.cell_len if isinstance(cell, Text) else max(cell_len(line) for line in cell.split("\n"))
+
+
+def _folds(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Column numbers of each table: as many as fit, the first column in all of them."""
+    folds: list[list[int]] = [[0]]
+    used = widths[0] + _GAP
+    for i in range(1, len(widths)):
+        if used + widths[i] > room and len(folds[-1]) > 1:
+            folds.append([0])
+            used = widths[0] + _GAP
+        folds[-1].append(i)
+        used += widths[i] + _GAP
+    return folds

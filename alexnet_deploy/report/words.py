@@ -1,0 +1,104 @@
+"""How figures are written, the same in the terminal and in HTML."""
+
+from __future__ import annotations
+
+from alexnet_deploy.machine import Machine
+from alexnet_deploy.ran import Ran
+from alexnet_deploy.statistics import Interval, PairedDifference, Rate
+
+NONE = "–"
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def rate(of: Rate | None, digits: int = 1) -> str:
+    return NONE if of is None else percent(of.fraction, digits)
+
+
+def interval(of: Interval, digits: int = 1) -> str:
+    """As percent: "89.1 to 92.7 %"."""
+    return f"{100 * of.low:.{digits}f} to {100 * of.high:.{digits}f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference of two rates, in percentage points, with its sign: "−0.30"."""
+    return f"{100 * fraction:+.2f}".replace("-", "−")
+
+
+def drop(of: PairedDifference | None) -> str:
+    """The change of accuracy (not the drop: worse is negative) with its 95 % interval."""
+    if of is None:
+        return NONE
+    return f"{points(-of.drop)} ({points(-of.interval.high)} to {points(-of.interval.low)})"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.995 else "p = 1"
+
+
+def size(size_bytes: int) -> str:
+    """Decimal megabytes, as file managers and hubs count them."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 50_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None:
+        return NONE
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def per_second(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def times(value: float | None) -> str:
+    """A ratio: "3.6×"."""
+    return NONE if value is None else f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+
+
+def error(value: float | None) -> str:
+    """A relative error: "1.2e-05", "0" where there is none."""
+    return NONE if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def decibels(value: float | None) -> str:
+    return "identical" if value is None else f"{value:.1f} dB"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def ran_on(ran: Ran) -> str:
+    """ "onnxruntime", "tensorrt-rtx on cuda", "onnxruntime (twin)": what ran, and whether a twin did in its stead."""
+    where = "" if ran.device == "cpu" else f" on {ran.device}"
+    return f"{ran.backend}{where}{' (twin)' if ran.twin_of else ''}"
+
+
+def twin_sentences(each: tuple[Ran, ...]) -> list[str]:
+    """One sentence for each plan that did not run itself."""
+    return [
+        f"{ran.file} did not run itself: no usable GPU here. Its twin {ran.running} ran in its stead, on {ran.backend}."
+        for ran in dict.fromkeys(each)
+        if ran.twin_of
+    ]
+
+
+def machine(of: Machine) -> str:
+    """One line: the processor, cores, system and versions that matter."""
+    memory = f", {of.memory_bytes / 2**30:.0f} GiB" if of.memory_bytes else ""
+    packages = ", ".join(f"{name} {version}" for name, version in of.packages.items())
+    return f"{of.cpu}, {of.cores} cores{memory}, {of.system}, Python {of.python}; {packages}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """ "1 picture", "1,000 pictures"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def times_interval(of: Interval | None) -> str:
+    """ "3.4 to 3.8×"."""
+    return NONE if of is None else f"{of.low:.2f} to {of.high:.2f}×"
