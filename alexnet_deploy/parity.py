@@ -3,6 +3,7 @@
     answers(runtimes, pictures)     every logit, each picture decoded once whatever the number of runtimes
     compare(reference, candidate)   accuracy, agreement, output error, the paired difference, and the gates
     verify(...)                     both, for two runtimes
+    verify_all(...)                 both, for several candidates, and how far each agrees with each
     evaluate(...)                   accuracy of one
 
 Accuracy alone hides damage: a model can lose 3 % of its answers, gain 3 % of others, and look unchanged. Agreement and
@@ -163,6 +164,25 @@ class ParityReport:
     missed: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Several candidates against one reference.
+
+    Attributes:
+        reports: one a candidate.
+        files: the reference, then the candidates.
+        agreement: [i][j] is the share of the pictures on which files[i] and files[j] give the same answer.
+    """
+
+    reports: tuple[ParityReport, ...]
+    files: tuple[str, ...]
+    agreement: tuple[tuple[float, ...], ...]
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        return tuple(sentence for report in self.reports for sentence in report.missed)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Answers:
     """Everything one artifact says about a picture set.
@@ -248,6 +268,24 @@ def verify(
     return compare(left, right, gates)
 
 
+def verify_all(
+    reference: Runtime,
+    candidates: Sequence[Runtime],
+    pictures: PictureSet,
+    gates: Gates | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = silent,
+) -> Verification:
+    """`verify` for several candidates in one pass over the pictures. Raises as `verify`."""
+    first, *others = answers([reference, *candidates], pictures, batch_size=batch_size, progress=progress)
+    return Verification(
+        reports=tuple(compare(first, other, gates) for other in others),
+        files=tuple(each.ran.file for each in (first, *others)),
+        agreement=agreement_matrix([first, *others]),
+    )
+
+
 def evaluate(
     runtime: Runtime, pictures: PictureSet, *, batch_size: int = BATCH_SIZE, progress: Progress = silent
 ) -> EvaluationReport:
@@ -292,6 +330,12 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
         missed=(),
     )
     return _judged(report)
+
+
+def agreement_matrix(each: Sequence[Answers]) -> tuple[tuple[float, ...], ...]:
+    """[i][j]: the share of the pictures on which i and j give the same top-1 answer."""
+    predictions = [own.predictions for own in each]
+    return tuple(tuple(float((left == right).mean()) for right in predictions) for left in predictions)
 
 
 def truth(pictures: PictureSet, manifest: Manifest) -> Labels:
