@@ -15,6 +15,11 @@ AlexnetDeployError
 │   ├── BackendMissing    a package is not installed
 │   ├── DeviceMissing     the device asked for is not here
 │   └── RuntimeClosed     used after close()
+├── ServingError          a sound request that a sound server does not answer
+│   ├── UnknownModel      no model of this name and version is served
+│   ├── RequestTooLarge   more bytes or rows than the server takes
+│   ├── AccessDenied      no token, the wrong one, or a page of another site
+│   └── Overloaded        more work waits than can be done in time
 └── GateMissed            a measured figure is outside its limit (exit code 1; all others 2)
 
 An error says what was found, what was expected, and the command that mends it:
@@ -112,6 +117,32 @@ class DeviceMissing(BackendError):
 
 class RuntimeClosed(BackendError):
     """A Runtime was used after close()."""
+
+
+class ServingError(AlexnetDeployError):
+    """A sound request that a sound server does not answer."""
+
+
+class UnknownModel(ServingError):
+    """No model of this name and version is served."""
+
+
+class RequestTooLarge(ServingError):
+    """A request has more bytes or rows than the server takes."""
+
+
+class AccessDenied(ServingError):
+    """A request without the token, with a wrong one, or from a page of another site."""
+
+
+class Overloaded(ServingError):
+    """More work waits than can be done in time.
+
+    Attributes:
+        retry_after_s: when it is worth asking again, in seconds.
+    """
+
+    retry_after_s: float = 1.0
 
 
 class GateMissed(AlexnetDeployError):
