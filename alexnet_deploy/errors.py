@@ -14,6 +14,7 @@ AlexnetDeployError
 ├── BackendError          an inference backend failed
 │   ├── BackendMissing    a package is not installed
 │   ├── DeviceMissing     the device asked for is not here
+│   ├── OutputNotFinite   it gave NaN or infinity
 │   └── RuntimeClosed     used after close()
 ├── ServingError          a sound request that a sound server does not answer
 │   ├── UnknownModel      no model of this name and version is served
@@ -113,6 +114,10 @@ class BackendMissing(BackendError):
 
 class DeviceMissing(BackendError):
     """The device asked for is not on this machine."""
+
+
+class OutputNotFinite(BackendError):
+    """An engine gave NaN or infinity for finite input."""
 
 
 class RuntimeClosed(BackendError):

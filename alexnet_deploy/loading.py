@@ -226,7 +226,7 @@ def _complete(loaded: Loaded) -> Loaded:
     """Writes what the engine states about itself into a foreign file's manifest."""
     engine, manifest = loaded.backend, loaded.artifact.manifest
     try:
-        manifest = replace(manifest, input=engine.input, output=engine.output, batch=engine.batch)
+        manifest = replace(manifest, file=loaded.artifact.path.name, input=engine.input, output=engine.output, batch=engine.batch)
     except ValueError as error:
         raise ModelError(f"{loaded.artifact.path}: {error}") from error
     artifact = replace(loaded.artifact, manifest=manifest)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
-from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, RuntimeClosed
+from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite, RuntimeClosed
 from alexnet_deploy.loading import foreign, is_foreign, load
 from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
 from alexnet_deploy.preprocess import Pixels, normalise, prepare
@@ -140,7 +140,7 @@ class Runtime:
 
         Raises:
             InputError: dtype, rank or shape do not fit, or the batch holds NaN or infinity.
-            BackendError: the engine failed, or gave NaN or infinity.
+            BackendError: the engine failed; OutputNotFinite where it gave NaN or infinity.
             RuntimeClosed: after close().
         """
         raw = self._run(batch)
@@ -272,14 +272,13 @@ class Runtime:
             raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")
         expected = self._input.shape[1:]
         if batch.dtype == np.uint8:
-            shape_fits = batch.ndim == 4 and batch.shape[-1] == 3 and 0 not in batch.shape[1:3]
-            if shape_fits and self.recipe is not None:
-                return True
-            raise InputError(
-                f"pictures are uint8 {batch.shape}",
-                expected="uint8 (N, H, W, 3), RGB",
-                fix="batch[None] for a single picture" if batch.ndim == 3 else "",
-            )
+            if batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:3]:
+                raise InputError(
+                    f"pictures are uint8 {batch.shape}",
+                    expected="uint8 (N, H, W, 3), RGB",
+                    fix="batch[None] for a single picture" if batch.ndim == 3 else "",
+                )
+            return self.recipe is not None  # without a recipe that property raises
         if self._input.dtype == "uint8" or batch.dtype != np.float32:
             wanted = (
                 "uint8 (N, H, W, 3)" if self._input.dtype == "uint8" else "float32, preprocessed, or uint8 (N, H, W, 3) pictures"
@@ -310,7 +309,7 @@ class Runtime:
         if answer.shape != (count, self._classes):
             raise BackendError(f"{self.backend} gave {answer.shape}", expected=f"{(count, self._classes)}")
         if not np.isfinite(answer).all():
-            raise BackendError(
+            raise OutputNotFinite(
                 f"{self.running.path.name} gave NaN or infinity for finite input",
                 expected="a number for each class",
                 fix="alexnet-deploy verify finds out; FP16 overflows above 65504, FP32 or BF16 do not",

@@ -31,17 +31,19 @@ class Result:
         data: a dataclass or plain dict; what --json prints.
         show: draws it for a person on the console it is given.
         missed: one sentence for each gate that was missed, with both numbers; any makes the exit code 1.
+        failed: one sentence for each part of the work that could not be done while the rest was; any makes the exit code 2.
     """
 
     data: object
     show: Callable[[Console], None]
     missed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 class Command(click.Command):
     """A click command whose function returns a Result. Adds --json and turns errors into exit codes.
 
-    Exit codes: 0 done, 1 a gate was missed, 2 a clear error, 130 interrupted.
+    Exit codes: 0 done, 1 a gate was missed, 2 a clear error or a part that failed, 130 interrupted.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +74,7 @@ class Command(click.Command):
             # A full disk, a read-only folder, a pipe that closed: the system's own sentence is the clear one.
             _message("error", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             ctx.exit(2)
-        ctx.exit(1 if result.missed else 0)
+        ctx.exit(2 if result.failed else 1 if result.missed else 0)
 
     def _print(self, result: Result, as_json: bool) -> None:
         if as_json:
@@ -86,6 +88,8 @@ class Command(click.Command):
             result.show(Console(highlight=False))
         for sentence in result.missed:
             _message("missed", sentence)
+        for sentence in result.failed:
+            _message("error", sentence)
 
 
 @contextlib.contextmanager
