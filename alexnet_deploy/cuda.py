@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.errors import BackendError, BackendMissing, DeviceMissing
-from alexnet_deploy.gpu import Gpu, gpus
+from alexnet_deploy.gpu import Gpu, gpus, problem
 
 Array = npt.NDArray[Any]
 
@@ -29,14 +29,11 @@ _MEMORY_TYPE_DEVICE = 2
 
 def usable_gpu() -> Gpu:
     """The GPU that engines run on: the first one (CUDA_VISIBLE_DEVICES chooses). Raises DeviceMissing when there is none."""
-    found = gpus()
-    if not found:
+    if not gpus():
         raise DeviceMissing(
-            "no usable NVIDIA GPU",
-            expected="a GPU with its driver, not hidden by CUDA_VISIBLE_DEVICES",
-            fix="alexnet-deploy doctor",
+            f"there is no usable GPU: {problem()}", expected="an NVIDIA GPU and its driver", fix="alexnet-deploy doctor"
         )
-    return found[0]
+    return gpus()[0]
 
 
 class _Owner:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from alexnet_deploy.errors import BackendMissing
-from alexnet_deploy.types import Flavour, Progress
+from alexnet_deploy.types import BatchRange, Flavour, Progress, TensorSpec
 
 logger = logging.getLogger("alexnet_deploy.tensorrt")
 logger.addHandler(logging.NullHandler())  # silent, unless the application listens
@@ -120,6 +120,50 @@ class TensorRt:
                     config.set_compute_capability(getattr(self.trt.ComputeCapability, name.upper()), index)
         return config
 
+    def engine(self, plan: bytes) -> Any:
+        """Deserialises a plan; None where TensorRT does not, for reasons that are in the log."""
+        return self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
+
+    def context(self, engine: Any, kernels: bytes = b"") -> tuple[Any, Any]:
+        """An execution context and, for TensorRT for RTX, its cache of compiled kernels (None otherwise).
+
+        Args:
+            kernels: an earlier content of that cache; one of another version or GPU is ignored.
+        """
+        if not self.portable:
+            return engine.create_execution_context(), None
+        config = engine.create_runtime_config()
+        # Lazy compilation starts with a slower kernel and exchanges it later; a CUDA graph would keep the slower one.
+        config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = config.create_runtime_cache()
+        if kernels and not cache.deserialize(kernels):
+            logger.info("the kernel cache is of another version or GPU, and is made anew")
+        config.set_runtime_cache(cache)
+        return engine.create_execution_context(config), cache
+
+    def tensors(self, engine: Any, mode: str) -> list[TensorSpec]:
+        """An engine's inputs (mode "INPUT") or outputs ("OUTPUT")."""
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return [self._spec(engine, name) for name in names if engine.get_tensor_mode(name).name == mode]
+
+    def batches(self, engine: Any, name: str) -> BatchRange:
+        """The batch sizes of an input's first optimisation profile."""
+        low, best, high = engine.get_tensor_profile_shape(name, 0)
+        return BatchRange(low[0], best[0], high[0])
+
+    def memory_bytes(self, engine: Any) -> int:
+        """GPU memory that one execution context of an engine needs, besides its weights."""
+        return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
+
+    def capturable(self, context: Any, stream: int) -> bool:
+        """Whether a CUDA graph may be made of what `context` runs."""
+        return bool(context.is_stream_capturable(stream)) if hasattr(context, "is_stream_capturable") else True
+
+    def _spec(self, engine: Any, name: str) -> TensorSpec:
+        dtype = engine.get_tensor_dtype(name).name
+        shape = tuple(None if n < 0 else int(n) for n in engine.get_tensor_shape(name))
+        return TensorSpec(name, _DTYPES.get(dtype, dtype.lower()), shape)
+
     def validity(self, plan: bytes) -> str:
         """Why a plan cannot run here, as TensorRT tells from its header, or "". Only TensorRT for RTX has this check."""
         if not hasattr(self.trt.Runtime, "get_engine_validity"):
@@ -130,6 +174,18 @@ class TensorRt:
         kinds = self.trt.EngineInvalidityDiagnostics.__members__.values()
         reasons = [kind.name.lower().replace("_", " ") for kind in kinds if int(diagnostics) & int(kind)]
         return ", ".join(reasons) or "no reason given"
+
+
+# TensorRT's names of those types that numpy has too.
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
 
 
 class Log:

@@ -1,0 +1,265 @@
+"""Running a TensorRT engine: its memory on both sides, the copies between them, and CUDA graphs.
+
+A small batch is one CUDA graph: copy in, compute, copy out, launched by one call. There is a graph for each of a few batch
+sizes ("buckets"); a batch between two of them is computed as the larger, and the rows too many are dropped.
+
+Larger batches, and several in a row, go through two slots in turn: while the GPU computes one, the host fills the other.
+
+    host     | fill 0 | fill 1 |        | fill 0 |
+    copy in      | -> 0 |  -> 1 |           | -> 0 |
+    compute             | run 0   | run 1   |   ...
+    copy out                      | 0 ->    | 1 ->
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_deploy import cuda
+from alexnet_deploy.errors import BackendError, FallbackWarning
+from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.types import BatchRange, TensorSpec
+
+logger = logging.getLogger("alexnet_deploy.tensorrt")
+
+Array = npt.NDArray[Any]
+
+# Up to here launching costs more than copying, so that one graph for all of it is fastest; above, the copy is cut in pieces.
+GRAPH_BYTES = 4 << 20
+# What the host copies into pinned memory at a time, while the GPU fetches the piece before.
+PIECE_BYTES = 4 << 20
+
+
+class _Slot:
+    """Memory for one batch on its way through the GPU.
+
+    Attributes:
+        rows_in, rows_out: all of the pinned memory, as arrays.
+        graphs: for each bucket, everything from copying in to copying out.
+        rows: of the batch that is under way, 0 for none.
+    """
+
+    def __init__(self, owned: ExitStack, input: TensorSpec, output: TensorSpec) -> None:
+        """Allocates for whole specs: shapes without None."""
+        self.host_input = owned.enter_context(cuda.PinnedBuffer(_size_bytes(input)))
+        self.host_output = owned.enter_context(cuda.PinnedBuffer(_size_bytes(output)))
+        self.rows_in = self.host_input.array(input.dtype, _whole(input))
+        self.rows_out = self.host_output.array(output.dtype, _whole(output))
+        self.input = owned.enter_context(cuda.DeviceBuffer(_size_bytes(input)))
+        self.output = owned.enter_context(cuda.DeviceBuffer(_size_bytes(output)))
+        self.arrived = owned.enter_context(cuda.Event())
+        self.computed = owned.enter_context(cuda.Event())
+        self.returned = owned.enter_context(cuda.Event())
+        self.graphs: dict[int, cuda.Graph] = {}
+        self.rows = 0
+        self.source: Array | None = None  # kept alive while the GPU reads it
+
+
+class Execution:
+    """One execution context with all that it needs; to be used by one thread at a time.
+
+    Attributes:
+        buckets: the batch sizes that are computed.
+        on_new_bucket: called after a bucket has run for the first time.
+    """
+
+    def __init__(
+        self,
+        bindings: TensorRt,
+        context: Any,
+        input: TensorSpec,
+        output: TensorSpec,
+        batch: BatchRange,
+        *,
+        graphs: bool = True,
+        on_new_bucket: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.buckets = buckets(batch)
+        self.on_new_bucket = on_new_bucket
+        self._bindings = bindings
+        self._context = context
+        self._input = replace(input, shape=(batch.max, *input.shape[1:]))
+        self._output = replace(output, shape=(batch.max, *output.shape[1:]))
+        self._row_bytes = _size_bytes(self._input) // batch.max
+        self._answer_bytes = _size_bytes(self._output) // batch.max
+        self._seen: set[int] = set()
+        with ExitStack() as owned:
+            self._compute = owned.enter_context(cuda.Stream())
+            self._copy_in = owned.enter_context(cuda.Stream())
+            self._copy_out = owned.enter_context(cuda.Stream())
+            self._slots = [self._new_slot(owned)]
+            self._owned = owned.pop_all()
+        self._graphs = graphs and bindings.capturable(context, self._compute.handle)
+        if graphs and not self._graphs:
+            logger.warning("this engine allocates memory while it runs: it runs without CUDA graphs")
+
+    def run(self, batch: Array) -> npt.NDArray[np.float32]:
+        """One batch, contiguous, of the input's dtype. Returns float32 (N, classes) that the caller owns.
+
+        Raises:
+            BackendError: TensorRT or CUDA failed.
+        """
+        if self._graphs and batch.nbytes <= GRAPH_BYTES:
+            return self._run_graph(self._slots[0], batch)
+        return next(self.run_each([batch]))
+
+    def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
+        """`run` for one batch after another, each copied while the one before is computed."""
+        under_way: deque[_Slot] = deque()
+        try:
+            for index, batch in enumerate(batches):
+                if index == len(self._slots) == 1:
+                    self._slots.append(self._new_slot(self._owned))
+                slot = self._slots[index % 2]
+                if slot.rows:
+                    yield self._collect(under_way.popleft())
+                under_way.append(slot)
+                self._submit(slot, batch)
+            while under_way:
+                yield self._collect(under_way.popleft())
+        finally:
+            if under_way:  # an error, or a caller that wants no more
+                self._settle(under_way)
+
+    def close(self) -> None:
+        """Waits for what is under way, and frees everything; every part is freed even where another fails."""
+        with ExitStack() as ending:
+            ending.push(self._owned.pop_all())
+            for slot in self._slots:
+                for graph in slot.graphs.values():
+                    ending.callback(graph.close)
+            ending.callback(self._compute.synchronize)
+            self._context = None
+
+    def _new_slot(self, owned: ExitStack) -> _Slot:
+        return _Slot(owned, self._input, self._output)
+
+    def _bucket(self, rows: int) -> int:
+        return self.buckets[bisect_left(self.buckets, rows)]
+
+    def _run_graph(self, slot: _Slot, batch: Array) -> npt.NDArray[np.float32]:
+        rows = len(batch)
+        bucket = self._bucket(rows)
+        slot.rows_in[:rows] = batch
+        graph = slot.graphs.get(bucket)
+        if graph is None:
+            self._queue_all(slot, bucket)
+        else:
+            graph.launch(self._compute)
+        self._compute.synchronize()
+        answer = self._answer(slot, rows)
+        if graph is None:
+            self._note(bucket)
+            self._capture(slot, bucket)
+        return answer
+
+    def _queue_all(self, slot: _Slot, bucket: int) -> None:
+        """Copy in, compute, copy out, all on one stream."""
+        cuda.copy_async(slot.input.address, slot.host_input.address, bucket * self._row_bytes, self._compute)
+        self._enqueue(slot.input.address, slot.output.address, bucket)
+        cuda.copy_async(slot.host_output.address, slot.output.address, bucket * self._answer_bytes, self._compute)
+
+    def _capture(self, slot: _Slot, bucket: int) -> None:
+        """Makes the bucket's graph, after it has run once without: the first run still allocates and compiles."""
+        try:
+            slot.graphs[bucket] = cuda.Graph(self._compute, lambda: self._queue_all(slot, bucket))
+        except BackendError as error:
+            self._graphs = False
+            warnings.warn(f"CUDA graphs are off: {error.found}", FallbackWarning, stacklevel=2)
+
+    def _submit(self, slot: _Slot, batch: Array) -> None:
+        bucket = self._bucket(len(batch))
+        slot.rows, slot.source = len(batch), batch
+        self._stage(slot, batch)
+        slot.arrived.record(self._copy_in)
+        self._compute.wait(slot.arrived)
+        self._enqueue(slot.input.address, slot.output.address, bucket)
+        slot.computed.record(self._compute)
+        self._copy_out.wait(slot.computed)
+        cuda.copy_async(slot.host_output.address, slot.output.address, len(batch) * self._answer_bytes, self._copy_out)
+        slot.returned.record(self._copy_out)
+        self._note(bucket)
+
+    def _stage(self, slot: _Slot, batch: Array) -> None:
+        """Queues the copy of a batch to the GPU: directly from pinned memory, else through the slot's, piece by piece."""
+        address = cuda.address_of(batch)
+        if cuda.is_pinned(address):
+            cuda.copy_async(slot.input.address, address, batch.nbytes, self._copy_in)
+            return
+        source = batch.reshape(-1).view(np.uint8)
+        pinned = slot.rows_in.reshape(-1).view(np.uint8)
+        for start in range(0, len(source), PIECE_BYTES):
+            stop = min(start + PIECE_BYTES, len(source))
+            pinned[start:stop] = source[start:stop]
+            cuda.copy_async(slot.input.address + start, slot.host_input.address + start, stop - start, self._copy_in)
+
+    def _collect(self, slot: _Slot) -> npt.NDArray[np.float32]:
+        slot.returned.synchronize()
+        answer = self._answer(slot, slot.rows)
+        slot.rows, slot.source = 0, None
+        return answer
+
+    def _answer(self, slot: _Slot, rows: int) -> npt.NDArray[np.float32]:
+        return slot.rows_out[:rows].astype(np.float32)
+
+    def _settle(self, under_way: Iterable[_Slot]) -> None:
+        for slot in under_way:
+            slot.rows = 0
+        for stream in (self._copy_in, self._compute, self._copy_out):
+            stream.synchronize()
+
+    def _enqueue(self, source: int, target: int, rows: int) -> None:
+        """Queues the engine itself, between two addresses on the GPU.
+
+        Raises:
+            BackendError: TensorRT refused, with its log.
+        """
+        context = self._context
+        with self._bindings.log.collect() as messages:
+            done = (
+                context.set_input_shape(self._input.name, (rows, *self._input.shape[1:]))
+                and context.set_tensor_address(self._input.name, source)
+                and context.set_tensor_address(self._output.name, target)
+                and context.execute_async_v3(self._compute.handle)
+            )
+        if not done:
+            raise BackendError(f"{self._bindings} did not run a batch of {rows}: {' | '.join(messages) or 'it gave no reason'}")
+
+    def _note(self, bucket: int) -> None:
+        if bucket not in self._seen:
+            self._seen.add(bucket)
+            self.on_new_bucket()
+
+
+def _whole(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of a spec that leaves no axis open."""
+    return tuple(n for n in spec.shape if n is not None)
+
+
+def _size_bytes(spec: TensorSpec) -> int:
+    return np.dtype(spec.dtype).itemsize * math.prod(_whole(spec))
+
+
+def buckets(batch: BatchRange) -> tuple[int, ...]:
+    """The batch sizes that are computed: powers of two and their halfway points, so that at most a third is wasted.
+
+    >>> buckets(BatchRange(1, 8, 20))
+    (1, 2, 3, 4, 6, 8, 12, 16, 20)
+    """
+    sizes = {batch.min, batch.opt, batch.max}
+    power = 1
+    while power <= batch.max:
+        sizes |= {power, power + power // 2}
+        power *= 2
+    return tuple(sorted(n for n in sizes if batch.min <= n <= batch.max))
