@@ -12,7 +12,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from alexnet_deploy.types import Progress, silent
 
 BATCHES = (1, 8, 32)
 TURN_SECONDS = 0.02
+REST_SECONDS = 0.005  # between turns: thread pools go on spinning after a call, and would slow down whoever is next
 WARM_UP_RUNS = 3
 LEAST_RUNS = 5
 
@@ -113,15 +114,19 @@ def benchmark(
         raise InputError(f"batch sizes {list(batches)}", expected="whole numbers from 1 up")
     if not seconds > 0:
         raise InputError(f"{seconds} seconds to time in", expected="more than 0")
+    sizes = list(dict.fromkeys(batches))
+    # A plan's twin and that twin itself are one thing to time: the first stands for both.
+    distinct = {_identity(runtime): runtime for runtime in reversed(each)}
     timings: list[Timing] = []
-    for number, batch in enumerate(dict.fromkeys(batches)):
+    for number, batch in enumerate(sizes):
 
         def inner(done: float, number: int = number) -> None:
-            progress("benchmark", round(100 * (number + done)), 100 * len(dict.fromkeys(batches)))
+            progress("benchmark", round(100 * (number + done)), 100 * len(sizes))
 
-        calls = [_call(runtime, batch, seed) for runtime in each]
+        calls = [_call(runtime, batch, seed) for runtime in distinct.values()]
         latencies = _in_turns(calls, seconds, most_runs, np.random.default_rng(seed), clock, inner)
-        timings += _timings([Ran.of(runtime) for runtime in each], batch, latencies)
+        measured = dict(zip(distinct, latencies, strict=True))
+        timings += _timings([Ran.of(runtime) for runtime in each], batch, [measured[_identity(r)] for r in each])
     return BenchmarkReport(machine=Machine.here(), threads=threads, seconds=seconds, timings=tuple(timings))
 
 
@@ -130,6 +135,10 @@ def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch:
     recipe = runtime.manifest.preprocess
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, recipe.height, recipe.width, 3), np.uint8)
     return normalise(pixels, recipe)
+
+
+def _identity(runtime: Runtime) -> tuple[str, str, str]:
+    return runtime.running.manifest.sha256, runtime.backend, runtime.device
 
 
 def _call(runtime: Runtime, batch: int, seed: int) -> Callable[[], object]:
@@ -160,6 +169,7 @@ def _in_turns(
         while any(done(i) < 1 for i in range(len(calls))):
             for i in generator.permutation(len(calls)):
                 if done(i) < 1:
+                    sleep(REST_SECONDS)
                     taken = _turn(calls[i], clock)
                     latencies[i] += taken
                     spent[i] += sum(taken)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.errors import DataError, InputError
+from alexnet_deploy.errors import DataError, InputError, OutputNotFinite
 from alexnet_deploy.manifest import DataReference, Manifest
 from alexnet_deploy.pictures import UNLABELLED, Labels, PictureSet
 from alexnet_deploy.preprocess import Pixels
@@ -240,7 +240,7 @@ def answers(
                 fitted[digest], _ = next(chosen.pixels(recipe, batch_size))
             same = (runtime.running.manifest.sha256, runtime.backend, runtime.device, digest)
             if same not in done:
-                done[same] = runtime.logits(fitted[digest])
+                done[same] = _logits(runtime, fitted[digest])
             mine.append(done[same])
         progress(task, start + len(chosen), len(pictures))
     return [
@@ -378,6 +378,16 @@ def accuracy(own: Answers) -> Accuracy:
     top5 = min(TOP, logits.shape[1])
     total = int(known.sum())
     return Accuracy(top1=rate(int((finite & (better < 1)).sum()), total), top5=rate(int((finite & (better < top5)).sum()), total))
+
+
+def _logits(runtime: Runtime, pixels: Pixels) -> Logits:
+    """The logits of a batch, with NaN in the rows of pictures for which the engine gives no finite answer."""
+    try:
+        return runtime.logits(pixels)
+    except OutputNotFinite:
+        if len(pixels) == 1:
+            return np.full((1, runtime.manifest.classes or 1), np.nan, np.float32)
+        return np.concatenate([_logits(runtime, pixels[i : i + 1]) for i in range(len(pixels))])
 
 
 def _check_comparable(reference: Answers, candidate: Answers) -> None:

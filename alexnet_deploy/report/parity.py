@@ -24,13 +24,14 @@ def verification(of: Verification, *, per_class: bool = False) -> Show:
     def show(console: Console) -> None:
         first = of.reports[0]
         labelled = first.reference_accuracy is not None
-        columns = ["artifact", "ran on", *((">top-1", ">top-5") if labelled else ()), ">agree", ">max error", ">cosine", ">SQNR"]
+        columns = ["artifact", "ran on", *((">top-1", ">top-5") if labelled else ()), ">agree", ">max error", "?>cosine", ">SQNR"]
         terminal.table(console, columns, [_reference_row(first), *map(_candidate_row, of.reports)])
         if labelled:
             terminal.table(
                 console,
-                ["top-1 against the reference", ">change, points", "95 % interval", ">lost", ">gained", "McNemar"],
+                ["artifact", ">change", "95 % interval", ">lost", ">gained", "McNemar"],
                 [_difference_row(report) for report in of.reports],
+                title="Top-1 accuracy against the reference, in points",
             )
         if per_class and first.classes:
             terminal.table(console, *_class_table(of.reports))
@@ -84,14 +85,14 @@ def notes(of: Verification) -> list[str]:
 def _reference_row(report: ParityReport) -> list[Cell]:
     accuracy = report.reference_accuracy
     rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
-    return [_name(report.reference, "reference"), words.ran_on(report.reference), *rates, *[words.NONE] * 4]
+    return [report.reference.file, words.ran_on(report.reference), *rates, *[words.NONE] * 4]
 
 
 def _candidate_row(report: ParityReport) -> list[Cell]:
     accuracy, error = report.candidate_accuracy, report.error
     rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
     return [
-        _name(report.candidate, "missed" if report.missed else ""),
+        Text(report.candidate.file, style="bold red" if report.missed else ""),
         words.ran_on(report.candidate),
         *rates,
         words.rate(report.agreement),
@@ -126,13 +127,6 @@ def _class_table(reports: Sequence[ParityReport]) -> tuple[list[str], list[list[
         for number, row in enumerate(reports[0].classes)
     ]
     return columns, rows
-
-
-def _name(ran: Ran, remark: str) -> Text:
-    name = Text(ran.file)
-    if remark:
-        name.append(f" {remark}", style="red" if remark == "missed" else "dim")
-    return name
 
 
 def verification_page(of: Verification, pictures: PictureSet) -> str:

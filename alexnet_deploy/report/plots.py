@@ -250,8 +250,9 @@ def _rows(name: str, rows: Sequence[Markup], scale: _Scale, tick: Format, *, mar
     for value in scale.ticks():
         x = scale(value)
         parts.append(tag("line", x1=x, x2=x, y1=2, y2=bottom, class_="grid"))
-        if x - previous > 44:  # labels must not run into each other
-            parts.append(tag("text", tick(value), x=x, y=bottom + 17, class_="soft middle"))
+        if x - previous > 56:  # labels must not run into each other
+            side = "soft" if x < 24 else "soft end" if x > WIDTH - 24 else "soft middle"
+            parts.append(tag("text", tick(value), x=x, y=bottom + 17, class_=side))
             previous = x
     return _svg(name, bottom + _AXIS, [*parts, *rows], marks_text)
 

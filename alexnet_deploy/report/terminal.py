@@ -23,18 +23,20 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell
     """Prints a table; one that is too wide is folded into several that repeat the first column.
 
     Args:
-        columns: headings; one that starts with ">" is aligned to the right.
+        columns: headings; one that starts with ">" is aligned to the right, one with "?" before that is left out where
+            there is no room for it.
         rows: one cell a column.
     """
-    sides: list[Side] = ["right" if name.startswith(">") else "left" for name in columns]
-    names = [name.removeprefix(">") for name in columns]
+    optional = {i for i, name in enumerate(columns) if name.startswith("?")}
+    sides: list[Side] = ["right" if name.lstrip("?").startswith(">") else "left" for name in columns]
+    names = [name.lstrip("?>") for name in columns]
     widths = [max([_width(names[i]), *(_width(row[i]) for row in rows)]) for i in range(len(names))]
     if title:
         heading(console, title)
-    for chosen in _folds(widths, console.width):
-        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for chosen in _folds(widths, optional, console.width):
+        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
         for i in chosen:
-            drawn.add_column(names[i], justify=sides[i], overflow="fold", no_wrap=widths[i] + _GAP <= console.width)
+            drawn.add_column(names[i], justify=sides[i], overflow="fold", no_wrap=widths[i] <= console.width)
         for row in rows:
             drawn.add_row(*(row[i] for i in chosen))
         console.print(drawn)
@@ -73,14 +75,18 @@ def _width(cell: Cell) -> int:
     return cell.cell_len if isinstance(cell, Text) else max(cell_len(line) for line in cell.split("\n"))
 
 
-def _folds(widths: Sequence[int], room: int) -> list[list[int]]:
+def _folds(widths: Sequence[int], optional: set[int], room: int) -> list[list[int]]:
     """Column numbers of each table: as many as fit, the first column in all of them."""
-    folds: list[list[int]] = [[0]]
-    used = widths[0] + _GAP
-    for i in range(1, len(widths)):
-        if used + widths[i] > room and len(folds[-1]) > 1:
-            folds.append([0])
-            used = widths[0] + _GAP
+    if sum(widths) + _GAP * (len(widths) - 1) > room:
+        kept = [i for i in range(len(widths)) if i not in optional]
+    else:
+        kept = list(range(len(widths)))
+    folds = [[kept[0]]]
+    used = widths[kept[0]]
+    for i in kept[1:]:
+        if used + _GAP + widths[i] > room and len(folds[-1]) > 1:
+            folds.append([kept[0]])
+            used = widths[kept[0]]
         folds[-1].append(i)
-        used += widths[i] + _GAP
+        used += _GAP + widths[i]
     return folds

@@ -24,7 +24,8 @@ def interval(of: Interval, digits: int = 1) -> str:
 
 def points(fraction: float) -> str:
     """A difference of two rates, in percentage points, with its sign: "−0.30"."""
-    return f"{100 * fraction:+.2f}".replace("-", "−")
+    rounded = round(100 * fraction, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def drop(of: PairedDifference | None) -> str:
