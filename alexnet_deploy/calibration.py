@@ -1,0 +1,238 @@
+"""Pictures in, the range of every activation out.
+
+One pass over the pictures, in memory that does not depend on their number: each batch goes through the float32 graph, each
+tensor of interest into a histogram of fixed size (see `histogram`), and is dropped. Ranges are chosen from the histograms
+afterwards (see `ranges`), so that trying another method costs no other pass.
+
+    calibration = calibrate(Artifact.open("alexnet.onnx"), PictureSet.open("photos/train"))
+    quantize(model, "alexnet.int8.onnx", Precision.INT8, calibration=calibration)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, ValueInfoProto
+
+from alexnet_deploy.errors import CalibrationError
+from alexnet_deploy.histogram import Histogram
+from alexnet_deploy.layers import find_layers
+from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
+from alexnet_deploy.onnx_graph import edit, load_graph
+from alexnet_deploy.onnx_session import Array, GraphRunner
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.qdq import observed_tensors, tensorrt_form
+from alexnet_deploy.ranges import AUTO_CANDIDATES, Range, choose_range, method_name
+from alexnet_deploy.types import Precision, Progress, silent
+from alexnet_deploy.weights import quantise_weights
+
+MINIMUM_PICTURES = 32
+_HELD_BACK_SHARE = 4  # one picture in four ...
+_HELD_BACK_MOST = 128  # ... but no more than this many
+_EXPOSED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was learnt from a set of pictures about one graph.
+
+    Attributes:
+        record: for the manifest: data, method, seed, recipe and the chosen ranges.
+        histograms: of every observed tensor, by name.
+        model_sha256: of the graph that the ranges belong to.
+        errors: for each method that was tried, the relative error of the logits on pictures held back
+            (noise power over signal power); empty unless the method was chosen by "auto".
+    """
+
+    record: CalibrationRecord
+    histograms: dict[str, Histogram]
+    model_sha256: str
+    errors: dict[str, float]
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """(low, high) of every observed tensor, by name."""
+        return self.record.ranges
+
+
+def calibrate(
+    model: Artifact,
+    pictures: PictureSet,
+    *,
+    method: str = "auto",
+    count: int = 512,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Calibration:
+    """Observes the activations of a float32 graph.
+
+    Args:
+        model: the graph, with the recipe for its pictures in the manifest.
+        pictures: real pictures of the kind that the model will see; labels are not used.
+        method: "minmax", "percentile" or "percentile-99.9", "entropy", "mse", or "auto": whichever of these has the least
+            error at the output of the quantised graph, on a quarter of the pictures that is held back for it.
+        count: pictures to use at most, drawn with `seed`, evenly over the classes.
+        batch_size: pictures a run; the result does not depend on it. Fewer are used where activations are very large.
+
+    Raises:
+        CalibrationError: too few different pictures, or the graph computes NaN or infinity from them.
+        PictureError: a picture cannot be read; the error names it.
+        ModelError: the graph has no layer to quantise.
+        InputError: there is no such method.
+    """
+    chosen_by: Literal["request", "auto"] = "auto" if method == "auto" else "request"
+    candidates = AUTO_CANDIDATES if method == "auto" else (method_name(method),)
+    pictures = pictures.sample(count, seed)
+    hashes = check_pictures(pictures)
+    graph = load_graph(model.path)
+    observed, held_back = _split(pictures, hashes) if method == "auto" else (pictures, None)
+
+    histograms = observe(graph, model.manifest, observed, batch_size, progress)
+    ranges = {name: _ranges(histograms, name) for name in candidates}
+    errors: dict[str, float] = {}
+    if held_back is not None:
+        errors = _output_errors(graph, model.manifest, ranges, held_back, batch_size, progress)
+    best = min(errors, key=errors.__getitem__) if errors else candidates[0]
+    record = CalibrationRecord(
+        data=pictures.reference(),
+        method=best,
+        chosen_by=chosen_by,
+        seed=seed,
+        preprocess_sha256=model.manifest.preprocess.digest(),
+        ranges=ranges[best],
+    )
+    return Calibration(record, histograms, model.manifest.sha256, errors)
+
+
+def check_pictures(pictures: PictureSet) -> list[str]:
+    """The content hash of every picture, of a set that can be calibrated on.
+
+    Raises:
+        CalibrationError: there are fewer than 32 different ones.
+    """
+    hashes = pictures.content_hashes()
+    different = len(set(hashes))
+    if different < MINIMUM_PICTURES:
+        repeated = f", and only {different} of them different" if different < len(hashes) else ""
+        raise CalibrationError(
+            f"{len(hashes)} calibration pictures in {pictures.location}{repeated}",
+            expected=f"at least {MINIMUM_PICTURES} different ones, of the kind that the model will see",
+            fix="--calib FOLDER with more pictures; a few hundred are best",
+        )
+    return hashes
+
+
+def observe(
+    model: ModelProto, manifest: Manifest, pictures: PictureSet, batch_size: int = 16, progress: Progress = silent
+) -> dict[str, Histogram]:
+    """Histograms of the tensors that quantisation needs (`qdq.observed_tensors`), over all pictures.
+
+    Raises:
+        CalibrationError: a tensor held NaN or infinity.
+    """
+    tensors = observed_tensors(model, find_layers(model))
+    histograms = {name: Histogram() for name in tensors}
+    given = model.graph.input[0].name
+    runner = GraphRunner(_exposing(model, [name for name in tensors if name != given]))
+    batch_size = min(batch_size, max(1, _EXPOSED_BYTES // _exposed_bytes(runner, manifest, pictures)))
+    done = 0
+    for feed, rows in feeds(pictures, manifest, batch_size):
+        values = dict(zip(runner.outputs, runner.run(feed), strict=True)) | {given: feed}
+        for name, histogram in histograms.items():
+            histogram.add(values[name][:rows])
+        done += rows
+        progress("calibrate", done, len(pictures))
+    for name, histogram in histograms.items():
+        if not histogram.finite:
+            raise CalibrationError(
+                f"{name} holds NaN or infinity for some calibration pictures",
+                expected="a graph that computes finite numbers",
+                fix="alexnet-deploy verify the model, and check the preprocessing in its manifest",
+            )
+    return histograms
+
+
+def feeds(pictures: PictureSet, manifest: Manifest, batch_size: int) -> Iterator[tuple[Array, int]]:
+    """Batches as the graph takes them, and how many rows of each are pictures: where the graph wants more, the last repeats."""
+    batch = manifest.batch
+    batch_size = min(max(batch_size, batch.min), batch.max)
+    made = pictures.pixels if manifest.input.dtype == "uint8" else pictures.batches
+    for values, labels in made(manifest.preprocess, batch_size):
+        padding = [values[-1:]] * (batch.min - len(values))
+        yield (np.concatenate([values, *padding]) if padding else values), len(labels)
+
+
+def logits_of(model: ModelProto) -> str:
+    """The tensor to compare two graphs by: the logits, also where the graph goes on to probabilities."""
+    result = model.graph.output[0].name
+    last = edit.producers(model.graph)[result]
+    return str(last.input[0]) if last.op_type in ("Softmax", "LogSoftmax") else result
+
+
+def logits(model: ModelProto, manifest: Manifest, pictures: PictureSet, batch_size: int = 16) -> npt.NDArray[np.float32]:
+    """What a graph in memory answers, float32 (N, classes); Q/DQ as written."""
+    runner = GraphRunner(_exposing(model, [logits_of(model)], only=True))
+    rows = [runner.run(feed)[0][:count] for feed, count in feeds(pictures, manifest, batch_size)]
+    return np.concatenate(rows).reshape(len(pictures), -1).astype(np.float32)
+
+
+def relative_error(reference: Array, candidate: Array) -> float:
+    """Noise power over signal power of logits; what is common to all classes of a picture counts for neither."""
+    signal = reference - reference.mean(axis=1, keepdims=True)
+    noise = candidate - candidate.mean(axis=1, keepdims=True) - signal
+    power = float(np.square(signal, dtype=np.float64).sum())
+    return float(np.square(noise, dtype=np.float64).sum()) / max(power, float(np.finfo(np.float64).tiny))
+
+
+def _ranges(histograms: dict[str, Histogram], method: str) -> dict[str, Range]:
+    return {name: choose_range(histogram, method) for name, histogram in histograms.items()}
+
+
+def _output_errors(
+    model: ModelProto,
+    manifest: Manifest,
+    ranges: dict[str, dict[str, Range]],
+    pictures: PictureSet,
+    batch_size: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """For each method, how far the logits of the quantised graph are from the float ones."""
+    layers = find_layers(model)
+    weights = quantise_weights(model, layers, Precision.INT8)
+    reference = logits(model, manifest, pictures, batch_size)
+    errors = {}
+    for done, (method, chosen) in enumerate(ranges.items()):
+        progress("choose method", done, len(ranges))
+        candidate = logits(tensorrt_form(model, layers, chosen, weights), manifest, pictures, batch_size)
+        errors[method] = relative_error(reference, candidate)
+    progress("choose method", len(ranges), len(ranges))
+    return errors
+
+
+def _split(pictures: PictureSet, hashes: Sequence[str]) -> tuple[PictureSet, PictureSet]:
+    """(to observe, held back), by content: the same pictures in another order are split the same way."""
+    order = np.argsort(np.array(hashes), kind="stable")
+    held_back = min(len(pictures) // _HELD_BACK_SHARE, _HELD_BACK_MOST)
+    return pictures.subset(np.sort(order[held_back:])), pictures.subset(np.sort(order[:held_back]))
+
+
+def _exposing(model: ModelProto, tensors: Sequence[str], *, only: bool = False) -> ModelProto:
+    """The same graph with `tensors` as outputs, beside its own or in their stead; weights are shared, not copied."""
+    exposed = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    exposed.graph.CopyFrom(model.graph)
+    if only:
+        del exposed.graph.output[:]
+    present = {output.name for output in exposed.graph.output}
+    exposed.graph.output.extend(ValueInfoProto(name=name) for name in tensors if name not in present)
+    return exposed
+
+
+def _exposed_bytes(runner: GraphRunner, manifest: Manifest, pictures: PictureSet) -> int:
+    """Bytes of all outputs for one picture, found by running the smallest batch."""
+    feed, _ = next(feeds(pictures, manifest, 1))
+    return max(1, sum(value.nbytes for value in runner.run(feed)) // len(feed))
