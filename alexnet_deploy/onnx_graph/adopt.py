@@ -15,7 +15,7 @@ from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.files import load_graph, save_graph
 from alexnet_deploy.onnx_graph.normalise import normalise
-from alexnet_deploy.onnx_graph.running import run
+from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.preprocess import normalise as to_input
 from alexnet_deploy.types import BatchRange, TensorSpec
 
@@ -113,11 +113,12 @@ def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: P
     held = _batch(original) or 1
     count = _batch(model) or 2 * held
     pictures = _noise(given, recipe, count)
-    expected = np.concatenate([run(original, pictures[i : i + held]) for i in range(0, count, held)])
+    answer = function(original)
+    expected = np.concatenate([answer(pictures[i : i + held]) for i in range(0, count, held)])
     expected = expected.reshape(count, -1)
     if not np.isfinite(expected).all():
         raise ModelError("the graph answers NaN or infinity", expected="finite numbers for any picture")
-    found = run(model, pictures)
+    found = function(model)(pictures)
     if found.shape != expected.shape:
         raise ModelError(f"{count} pictures give an output of {found.shape}", expected=f"{expected.shape}: one row a picture")
     limit = _TOLERANCE * max(float(np.abs(expected).max()), 1e-6)

@@ -1,9 +1,10 @@
-"""One inference of one graph, for comparing graphs with each other: onnxruntime where it is installed, else onnx itself."""
+"""A graph as a function, for comparing graphs: onnxruntime on the CPU where it is installed, else onnx's own evaluator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,29 +13,38 @@ from onnx import ModelProto
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
 
+Function = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 _FATAL_ONLY = 4  # errors come as exceptions; they need not be printed as well
 
 
-def run(model: ModelProto, batch: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The graph's only output for one batch, computed on the CPU.
+def function(model: ModelProto) -> Function:
+    """The graph as a function from one batch to its only output. It raises ModelError where the graph does not run.
 
     Raises:
-        ModelError: it does not run.
+        ModelError: the graph cannot be loaded.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = edit.initialisers(model.graph)
     name = next(value.name for value in model.graph.input if value.name not in weights)
+    evaluate = _translated(_evaluator, model)
+    return lambda batch: np.asarray(_translated(evaluate, {name: batch}))
+
+
+def _evaluator(model: ModelProto) -> Callable[[dict[str, npt.NDArray[Any]]], Any]:
+    if find_spec("onnxruntime") is None:
+        from onnx.reference import ReferenceEvaluator
+
+        evaluator = ReferenceEvaluator(model)
+        return lambda feeds: evaluator.run(None, feeds)[0]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)[0]
+
+
+def _translated(call: Callable[[Any], Any], argument: Any) -> Any:
     try:
-        if find_spec("onnxruntime") is not None:
-            import onnxruntime as ort
-
-            options = ort.SessionOptions()
-            options.log_severity_level = _FATAL_ONLY
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            (result,) = session.run(None, {name: batch})
-        else:
-            from onnx.reference import ReferenceEvaluator
-
-            (result,) = ReferenceEvaluator(model).run(None, {name: batch})
+        return call(argument)
     except Exception as error:  # onnxruntime's classes share no base but Exception
         raise ModelError(f"the graph does not run: {edit.first_line(error)}", expected="a graph that onnxruntime runs") from error
-    return cast("npt.NDArray[np.float32]", np.asarray(result))
