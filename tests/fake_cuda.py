@@ -1,0 +1,422 @@
+"""Stands for hardware that is missing: a GPU, CUDA's runtime, and an engine that TensorRT has loaded.
+
+FakeCuda takes the place of `cuda.bindings.runtime`, function by function. It is stricter than the real one: work that is
+queued on a stream runs as late as synchronisation allows, as early as possible, or in any legal order between (`schedule`),
+so that code which forgets to wait gives wrong answers; copies are checked against what is allocated; and what is not freed
+is known. FakeTensorRt takes the place of the module `tensorrt` or `tensorrt_rtx`, as far as loading and running a plan goes.
+"""
+
+# ruff: noqa: N815  (the names are CUDA's own)
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_deploy import cuda, loading, trt_bindings
+from alexnet_deploy.gpu import Gpu
+from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30)
+L40 = Gpu("NVIDIA L40", (8, 9), 45 << 30)
+
+
+class Error(IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInitializationError = 3
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+class CudaFault(Exception):
+    """Inside the fake: an error code on its way to the caller."""
+
+    def __init__(self, code: Error) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+Operation = Callable[[], None]
+
+
+class FakeStream:
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.queue: deque[Operation] = deque()
+        self.captured: list[Operation] | None = None
+
+    def __int__(self) -> int:
+        return self.handle
+
+
+class FakeEvent:
+    """Its latest recording: the stream, and a mark that becomes [True] there. One never recorded has happened."""
+
+    def __init__(self) -> None:
+        self.stream: FakeStream | None = None
+        self.mark = [True]
+
+
+class FakeCuda:
+    """The functions of `cuda.bindings.runtime` that `alexnet_deploy.cuda` calls; each returns (error, *values).
+
+    Args:
+        schedule: "late" runs queued work only when it is waited for, "early" at once, "random" somewhere between.
+    """
+
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
+
+    def __init__(self, schedule: str = "late", seed: int = 0) -> None:
+        self.schedule = schedule
+        self.random = random.Random(seed)
+        self.memory: dict[int, tuple[Any, int, str]] = {}
+        self.streams: dict[int, FakeStream] = {}
+        self.events: set[FakeEvent] = set()
+        self.graphs = 0
+        self.handles = itertools.count(1)
+        self.calls: list[str] = []
+        self.faults: dict[str, Error] = {}
+        self.poisoned: Error | None = None
+
+    def __getattribute__(self, name: str) -> Any:
+        found = object.__getattribute__(self, name)
+        if not name.startswith("cuda") or not callable(found):
+            return found
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            try:
+                if name in self.faults:
+                    raise CudaFault(self.faults[name])
+                if self.poisoned and name != "cudaGetErrorString":
+                    raise CudaFault(self.poisoned)
+                self._advance()
+                values = found(*arguments)
+            except CudaFault as fault:
+                return (fault.code, None)
+            return (Error.cudaSuccess, *(values if isinstance(values, tuple) else () if values is None else (values,)))
+
+        return call
+
+    @property
+    def held(self) -> int:
+        """Everything that was made and not freed: buffers, streams, events and graphs."""
+        return len(self.memory) + len(self.streams) + len(self.events) + self.graphs
+
+    # Memory
+
+    def cudaMalloc(self, size: int) -> int:
+        self._refuse_while_capturing()
+        return self._allocate(size, "device")
+
+    def cudaHostAlloc(self, size: int, flags: int) -> int:
+        self._refuse_while_capturing()
+        return self._allocate(size, "pinned")
+
+    def cudaFree(self, address: int) -> None:
+        self._free(address, "device")
+
+    def cudaFreeHost(self, address: int) -> None:
+        self._free(address, "pinned")
+
+    def cudaMemGetInfo(self) -> tuple[int, int]:
+        used = sum(size for _, size, kind in self.memory.values() if kind == "device")
+        return (80 << 30) - used, 80 << 30
+
+    def cudaPointerGetAttributes(self, address: int) -> Any:
+        kinds = [kind for start, (_, size, kind) in self.memory.items() if start <= address < start + size]
+        return SimpleNamespace(type={"pinned": 1, "device": 2}[kinds[0]] if kinds else 0)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: FakeStream) -> None:
+        self.queue(stream, lambda: self._copy(target, source, size))
+
+    # Streams and events
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> FakeStream:
+        stream = FakeStream(next(self.handles))
+        self.streams[stream.handle] = stream
+        return stream
+
+    def cudaStreamDestroy(self, stream: FakeStream) -> None:
+        self._run(stream)
+        del self.streams[stream.handle]
+
+    def cudaStreamSynchronize(self, stream: FakeStream) -> None:
+        if stream.captured is not None:
+            raise CudaFault(Error.cudaErrorStreamCaptureUnsupported)
+        self._run(stream)
+
+    def cudaStreamWaitEvent(self, stream: FakeStream, event: FakeEvent, flags: int) -> None:
+        recorded_on, mark = event.stream, event.mark
+        if not mark[0]:
+            self.queue(stream, lambda: self._run(recorded_on, until=mark))
+
+    def cudaEventCreateWithFlags(self, flags: int) -> FakeEvent:
+        event = FakeEvent()
+        self.events.add(event)
+        return event
+
+    def cudaEventDestroy(self, event: FakeEvent) -> None:
+        self.events.remove(event)
+
+    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream) -> None:
+        mark = [False]
+        event.stream, event.mark = stream, mark
+        self.queue(stream, lambda: mark.__setitem__(0, True))
+
+    def cudaEventSynchronize(self, event: FakeEvent) -> None:
+        if not event.mark[0]:
+            self._run(event.stream, until=event.mark)
+
+    # Graphs
+
+    def cudaStreamBeginCapture(self, stream: FakeStream, mode: int) -> None:
+        stream.captured = []
+
+    def cudaStreamEndCapture(self, stream: FakeStream) -> list[Operation]:
+        operations, stream.captured = stream.captured, None
+        if operations is None:
+            raise CudaFault(Error.cudaErrorStreamCaptureInvalidated)
+        self.graphs += 1
+        return operations
+
+    def cudaGraphInstantiate(self, graph: list[Operation], flags: int) -> list[Operation]:
+        self.graphs += 1
+        return list(graph)
+
+    def cudaGraphDestroy(self, graph: list[Operation]) -> None:
+        self.graphs -= 1
+
+    def cudaGraphExecDestroy(self, executable: list[Operation]) -> None:
+        self.graphs -= 1
+
+    def cudaGraphLaunch(self, executable: list[Operation], stream: FakeStream) -> None:
+        for operation in executable:
+            self.queue(stream, operation)
+
+    def cudaGetErrorString(self, error: Error) -> bytes:
+        return error.name.removeprefix("cudaError").encode()
+
+    # The machine itself
+
+    def queue(self, stream: FakeStream, operation: Operation) -> None:
+        if stream.captured is not None:
+            stream.captured.append(operation)
+            return
+        stream.queue.append(operation)
+        if self.schedule == "early":
+            self._run(stream)
+
+    def _advance(self) -> None:
+        """Under the random schedule, lets some streams get ahead between any two calls."""
+        if self.schedule == "random":
+            for stream in list(self.streams.values()):
+                while stream.queue and self.random.random() < 0.4:
+                    stream.queue.popleft()()
+
+    def _run(self, stream: FakeStream | None, until: list[bool] | None = None) -> None:
+        assert stream is not None
+        while stream.queue and not (until and until[0]):
+            operation = stream.queue.popleft()
+            operation()
+        if self.poisoned:
+            raise CudaFault(self.poisoned)
+
+    def _refuse_while_capturing(self) -> None:
+        if any(stream.captured is not None for stream in self.streams.values()):
+            raise CudaFault(Error.cudaErrorStreamCaptureUnsupported)
+
+    def _allocate(self, size: int, kind: str) -> int:
+        buffer = (ctypes.c_ubyte * size)()
+        ctypes.memset(buffer, 0xFF, size)  # NaN for whoever reads what was not written
+        self.memory[ctypes.addressof(buffer)] = (buffer, size, kind)
+        return ctypes.addressof(buffer)
+
+    def _free(self, address: int, kind: str) -> None:
+        for stream in list(self.streams.values()):  # freeing waits for the GPU
+            self._run(stream)
+        if self.memory.get(address, (None, 0, ""))[2] != kind:
+            raise CudaFault(Error.cudaErrorInvalidValue)
+        del self.memory[address]
+
+    def _copy(self, target: int, source: int, size: int) -> None:
+        if self.inside(target, size) and self.inside(source, size):
+            ctypes.memmove(target, source, size)
+        else:
+            self.poisoned = Error.cudaErrorIllegalAddress
+
+    def inside(self, address: int, size: int) -> bool:
+        """Whether a range lies in one allocation, on the GPU or pinned; copies from other memory would not be asynchronous."""
+        return any(start <= address and address + size <= start + length for start, (_, length, _) in self.memory.items())
+
+
+class FakeEngine:
+    """What TensorRT deserialises: a linear classifier of one input and one output, computed a row at a time."""
+
+    device_memory_size_v2 = 1 << 20
+    num_io_tensors = 2
+
+    def __init__(
+        self, fake: FakeCuda, input: TensorSpec, output: TensorSpec, batch: BatchRange, *, capturable: bool = True
+    ) -> None:
+        self.fake, self.input, self.output, self.batch, self.capturable = fake, input, output, batch, capturable
+        size = int(np.prod([n or 1 for n in input.shape[1:]]))
+        generator = np.random.default_rng(7)
+        self.weights = generator.standard_normal((size, int(output.shape[1] or 1))).astype(np.float32)
+        self.enqueued: list[int] = []
+        self.refuse = ""
+
+    def answer(self, rows: Any) -> Any:
+        """float32 (N, classes); bit for bit the same for a row, whatever stands beside it."""
+        answers = [row.ravel().astype(np.float32) @ self.weights for row in rows]
+        return np.stack(answers) if answers else np.empty((0, self.weights.shape[1]), np.float32)
+
+    def get_tensor_name(self, index: int) -> str:
+        return (self.input, self.output)[index].name
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return SimpleNamespace(name="INPUT" if name == self.input.name else "OUTPUT")
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        names = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8"}
+        return SimpleNamespace(name=names[(self.input if name == self.input.name else self.output).dtype])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(-1 if n is None else n for n in (self.input if name == self.input.name else self.output).shape)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(n, *self.get_tensor_shape(name)[1:]) for n in (self.batch.min, self.batch.opt, self.batch.max)]
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(create_runtime_cache=FakeKernels, set_runtime_cache=lambda cache: True)
+
+    def create_execution_context(self, config: Any = None) -> FakeContext | None:
+        return None if self.refuse == "context" else FakeContext(self)
+
+
+class FakeKernels:
+    """The runtime cache of TensorRT for RTX: grows with each batch size that is compiled."""
+
+    content = b"kernels of this version"
+
+    def deserialize(self, blob: bytes) -> bool:
+        return blob.startswith(b"kernels of this version")
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class FakeContext:
+    """An execution context: remembers shape and addresses, and queues the computation on a stream."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.shape: tuple[int, ...] = ()
+        self.addresses: dict[str, int] = {}
+        self.warm: set[tuple[int, ...]] = set()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = tuple(shape)
+        return self.engine.batch.min <= shape[0] <= self.engine.batch.max
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.engine.capturable
+
+    def execute_async_v3(self, handle: int) -> bool:
+        if self.engine.refuse == "run":
+            return False
+        fake = self.engine.fake
+        stream = fake.streams[handle]
+        if stream.captured is not None and self.shape not in self.warm:
+            stream.captured = None  # the first run of a shape allocates, which spoils a capture
+            return True
+        self.warm.add(self.shape)
+        rows, source = self.shape[0], self.addresses[self.engine.input.name]
+        target = self.addresses[self.engine.output.name]
+        fake.queue(stream, lambda: self._compute(rows, source, target))
+        return True
+
+    def _compute(self, rows: int, source: int, target: int) -> None:
+        fake, engine = self.engine.fake, self.engine
+        dtype, shape = np.dtype(engine.input.dtype), (rows, *(n or 1 for n in engine.input.shape[1:]))
+        taken, given = dtype.itemsize * int(np.prod(shape)), 4 * rows * engine.weights.shape[1]
+        if not (fake.inside(source, taken) and fake.inside(target, given)):
+            fake.poisoned = Error.cudaErrorIllegalAddress
+            return
+        batch = np.frombuffer((ctypes.c_ubyte * taken).from_address(source), dtype).reshape(shape)
+        answer = np.ascontiguousarray(engine.answer(batch), np.float32)
+        ctypes.memmove(target, answer.ctypes.data, given)
+        engine.enqueued.append(rows)
+
+
+class FakeTensorRt:
+    """The module `tensorrt` or `tensorrt_rtx`, for loading and running `engine`."""
+
+    class ILogger:
+        pass
+
+    class EngineValidity(IntEnum):
+        VALID = 0
+        INVALID = 2
+
+    class EngineInvalidityDiagnostics(IntEnum):
+        VERSION_MISMATCH = 1
+        UNSUPPORTED_CC = 2
+
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
+
+    def __init__(self, version: str, engine: FakeEngine | None, invalid: int = 0) -> None:
+        self.__version__ = version
+        module = self
+
+        class Runtime:
+            def __init__(self, logger: Any) -> None:
+                self.logger = logger
+
+            def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:
+                return (module.EngineValidity.INVALID if invalid else module.EngineValidity.VALID, invalid)
+
+            def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+                if engine is None:
+                    self.logger.log(SimpleNamespace(name="ERROR"), "the magic number is wrong")
+                return engine
+
+        self.Runtime = Runtime
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch,
+    fake: FakeCuda,
+    engine: FakeEngine | None,
+    *,
+    flavour: Flavour = Flavour.TENSORRT_RTX,
+    version: str = "1.7.1.116",
+    gpu: Gpu = L40,
+    invalid: int = 0,
+) -> TensorRt:
+    """Makes this process believe in the fake GPU, CUDA and TensorRT until the test ends."""
+    bindings = TensorRt(flavour, FakeTensorRt(version, engine, invalid))  # type: ignore[arg-type]
+    monkeypatch.setattr(cuda, "_api", lambda: fake)
+    monkeypatch.setattr(cuda, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(loading, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(trt_bindings, "load", lambda wanted: bindings)
+    return bindings

@@ -1,0 +1,459 @@
+"""The TensorRT backend on a fake GPU (see fake_cuda.py, which says what it stands for)."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import H100, L40, Error, FakeCuda, FakeEngine, install
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_deploy import Runtime, cuda, trt_execution
+from alexnet_deploy.backends.base import Options
+from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend, kernels_path
+from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, FallbackWarning, ModelError
+from alexnet_deploy.gpu import Gpu
+from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
+from alexnet_deploy.trt_execution import Execution, buckets
+from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
+
+INPUT = TensorSpec("input", "float32", (None, 3, 8, 8))
+OUTPUT = TensorSpec("logits", "float32", (None, 5))
+BATCH = BatchRange(1, 4, 16)
+SCHEDULES = ["late", "early", "random"]
+
+
+def write_plan(folder: Path, **changes: Any) -> Artifact:
+    """A plan with its manifest; the bytes mean nothing, for the fake engine takes any."""
+    manifest = Manifest(
+        kind="plan",
+        input=INPUT,
+        output=OUTPUT,
+        preprocess=Preprocess(height=8, width=8),
+        batch=BATCH,
+        plan=PlanRecord(flavour=Flavour.TENSORRT_RTX, version="1.7.1.116", capabilities=("sm80", "sm86", "sm89", "sm120")),
+        parents=(Lineage(kind="onnx", file="net.fp16.onnx", sha256="0" * 64),),
+    )
+    return write_artifact(folder / "net.plan", replace(manifest, **changes), b"vtrt, or so it says")
+
+
+@pytest.fixture(params=SCHEDULES)
+def fake(request: pytest.FixtureRequest) -> FakeCuda:
+    return FakeCuda(request.param)
+
+
+@pytest.fixture
+def engine(fake: FakeCuda) -> FakeEngine:
+    return FakeEngine(fake, INPUT, OUTPUT, BATCH)
+
+
+@pytest.fixture
+def backend(tmp_path: Path, fake: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[TensorRtRtxBackend]:
+    install(monkeypatch, fake, engine)
+    loaded = TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    assert isinstance(loaded, TensorRtRtxBackend)
+    yield loaded
+    loaded.close()
+
+
+def pictures(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+# Right answers
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 15, 16])
+def test_answers_are_the_engines_for_every_batch_size(backend: TensorRtRtxBackend, engine: FakeEngine, count: int) -> None:
+    for repeat in range(3):  # plainly, then by the graph, then by the graph again
+        batch = pictures(count, seed=repeat)
+        np.testing.assert_array_equal(backend.run(batch), engine.answer(batch))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 16), max_size=8), seed=st.integers(0, 1000), limit=st.sampled_from([0, 2000, 1 << 20]))
+def test_any_order_in_which_the_gpu_may_work_gives_the_same_answers(
+    schedule: str, sizes: list[int], seed: int, limit: int
+) -> None:
+    fake = FakeCuda(schedule, seed)
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    with pytest.MonkeyPatch.context() as patch:
+        bindings = install(patch, fake, engine)
+        patch.setattr(trt_execution, "GRAPH_BYTES", limit)
+        patch.setattr(trt_execution, "PIECE_BYTES", 1000)  # cuts in the middle of a picture
+        execution = Execution(bindings, engine.create_execution_context(), INPUT, OUTPUT, BATCH)
+        batches = [pictures(n, seed + i) for i, n in enumerate(sizes)]
+        one_by_one = [execution.run(batch) for batch in batches]
+        in_a_row = list(execution.run_each(batches))
+        execution.close()
+    assert fake.held == 0
+    for batch, alone, after_another in zip(batches, one_by_one, in_a_row, strict=True):
+        np.testing.assert_array_equal(alone, engine.answer(batch))
+        np.testing.assert_array_equal(after_another, engine.answer(batch))
+
+
+def test_the_caller_owns_the_answers(backend: TensorRtRtxBackend) -> None:
+    first = backend.run(pictures(2, seed=1))
+    kept = first.copy()
+    backend.run(pictures(2, seed=2))
+    np.testing.assert_array_equal(first, kept)
+    assert first.flags.owndata
+    assert first.flags.writeable
+
+
+@pytest.mark.parametrize(("dtype", "output"), [("uint8", "float32"), ("float16", "float32")])
+def test_inputs_of_other_types_go_in_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, output: str
+) -> None:
+    fake = FakeCuda()
+    spec = TensorSpec("input", dtype, (None, 8, 8, 3))
+    engine = FakeEngine(fake, spec, replace(OUTPUT, dtype=output), BATCH)
+    install(monkeypatch, fake, engine)
+    backend = TensorRtRtxBackend.load(write_plan(tmp_path, input=spec), Options("cuda"))
+    batch = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3)).astype(dtype)
+    for _ in range(2):
+        np.testing.assert_array_equal(backend.run(batch), engine.answer(batch))
+    assert backend.input == spec
+    backend.close()
+
+
+def test_runtime_chunks_pads_and_answers_through_it(tmp_path: Path, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_range = BatchRange(2, 4, 8)
+    engine = FakeEngine(fake, INPUT, OUTPUT, batch_range)
+    install(monkeypatch, fake, engine)
+    plan = write_plan(tmp_path, batch=batch_range)
+    with Runtime(plan.path, device="cuda") as runtime:
+        assert (runtime.backend, runtime.device, runtime.batch) == ("tensorrt-rtx", "cuda", batch_range)
+        for count in (0, 1, 8, 9, 50):
+            batch = pictures(count)
+            np.testing.assert_array_equal(runtime.logits(batch), engine.answer(batch))
+    assert fake.held == 0
+
+
+def test_threads_share_one_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("random")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    wrong: list[int] = []
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+
+        def work(seed: int) -> None:
+            for count in (1, 3, 20):
+                batch = pictures(count, seed)
+                if not np.array_equal(runtime.logits(batch), engine.answer(batch)):
+                    wrong.append(seed)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+# Graphs, copies and memory
+
+
+def test_a_bucket_runs_plainly_once_and_then_as_one_graph(backend: TensorRtRtxBackend, fake: FakeCuda) -> None:
+    backend.run(pictures(3))
+    fake.calls.clear()
+    backend.run(pictures(3))
+    assert fake.calls == ["cudaGraphLaunch", "cudaStreamSynchronize"]
+
+
+def test_sizes_between_two_buckets_share_the_larger_ones_graph(
+    backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine
+) -> None:
+    for count in (9, 10, 11, 12):
+        batch = pictures(count, seed=count)
+        np.testing.assert_array_equal(backend.run(batch), engine.answer(batch))
+    assert fake.calls.count("cudaGraphInstantiate") == 1
+    assert set(engine.enqueued) == {12}
+
+
+@given(low=st.integers(1, 40), best=st.integers(0, 200), more=st.integers(0, 200))
+def test_buckets_cover_every_size_and_waste_at_most_a_third(low: int, best: int, more: int) -> None:
+    batch = BatchRange(low, low + best, low + best + more)
+    sizes = buckets(batch)
+    assert sizes == tuple(sorted(set(sizes)))
+    assert {batch.min, batch.opt, batch.max} <= set(sizes)
+    for rows in range(batch.min, batch.max + 1):
+        bucket = next(n for n in sizes if n >= rows)
+        assert bucket - rows <= bucket / 3
+
+
+def test_device_memory_is_allocated_when_it_is_loaded_and_never_while_it_runs(
+    backend: TensorRtRtxBackend, fake: FakeCuda
+) -> None:
+    list(backend.run_each([pictures(16), pictures(16)]))
+    fake.calls.clear()
+    for count in (1, 7, 16):
+        backend.run(pictures(count))
+        list(backend.run_each([pictures(count)] * 5))
+    assert not {"cudaMalloc", "cudaHostAlloc", "cudaFree", "cudaFreeHost"} & set(fake.calls)
+
+
+def test_a_batch_in_pinned_memory_is_copied_from_where_it_is(
+    backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", 0)
+    with cuda.PinnedBuffer(pictures(4).nbytes) as pinned:
+        batch = pinned.array("float32", (4, 3, 8, 8))
+        batch[...] = pictures(4)
+        monkeypatch.setattr(trt_execution, "PIECE_BYTES", 64)
+        fake.calls.clear()
+        np.testing.assert_array_equal(backend.run(batch), engine.answer(pictures(4)))
+        assert fake.calls.count("cudaMemcpyAsync") == 2
+
+
+def test_copying_in_overlaps_with_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("late")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    bindings = install(monkeypatch, fake, engine)
+    execution = Execution(bindings, engine.create_execution_context(), INPUT, OUTPUT, BATCH)
+    answers = execution.run_each(pictures(2, seed) for seed in range(4))
+    next(answers)
+    # When the first answer is out, the second batch is queued: nothing waited for the first before sending the second.
+    assert fake.calls.count("cudaEventRecord") == 2 * 3
+    assert len(list(answers)) == 3
+    execution.close()
+
+
+def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    plan = write_plan(tmp_path)
+    for _ in range(200):
+        backend = TensorRtRtxBackend.load(plan, Options("cuda"))
+        backend.run(pictures(3))
+        list(backend.run_each([pictures(16)] * 3))
+        backend.close()
+        assert fake.held == 0
+
+
+# Trouble on the way
+
+
+def test_a_caller_that_stops_listening_leaves_the_engine_usable(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    answers = backend.run_each(pictures(16, seed) for seed in range(6))
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    batches = [pictures(16, seed) for seed in range(10, 14)]
+    for batch, answer in zip(batches, backend.run_each(batches), strict=True):
+        np.testing.assert_array_equal(answer, engine.answer(batch))
+
+
+def test_an_error_in_preparing_a_batch_leaves_the_engine_usable(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    def batches() -> Iterator[Any]:
+        yield pictures(16)
+        yield pictures(16)
+        raise ValueError("NaN in row 3")
+
+    with pytest.raises(ValueError, match="row 3"):
+        list(backend.run_each(batches()))
+    np.testing.assert_array_equal(backend.run(pictures(16)), engine.answer(pictures(16)))
+
+
+def test_a_refusal_of_tensorrt_is_an_error(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    engine.refuse = "run"
+    with pytest.raises(BackendError, match="did not run a batch of 2"):
+        backend.run(pictures(2))
+    with pytest.raises(BackendError, match="did not run a batch of 12"):
+        list(backend.run_each([pictures(12)] * 3))
+    engine.refuse = ""
+    np.testing.assert_array_equal(backend.run(pictures(2)), engine.answer(pictures(2)))
+
+
+def test_an_error_of_cuda_names_the_call_and_the_code(backend: TensorRtRtxBackend, fake: FakeCuda) -> None:
+    fake.faults["cudaStreamSynchronize"] = Error.cudaErrorIllegalAddress
+    with pytest.raises(BackendError, match=r"cudaStreamSynchronize: IllegalAddress \(cudaErrorIllegalAddress\)"):
+        backend.run(pictures(1))
+    fake.faults.clear()
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH, capturable=False)
+    install(monkeypatch, fake, engine)
+    backend = TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    for _ in range(3):
+        np.testing.assert_array_equal(backend.run(pictures(3)), engine.answer(pictures(3)))
+    assert "cudaGraphLaunch" not in fake.calls
+    backend.close()
+
+
+def test_a_capture_that_fails_is_said_and_answers_stay_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    backend = TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    fake.faults["cudaStreamEndCapture"] = Error.cudaErrorStreamCaptureInvalidated
+    with pytest.warns(FallbackWarning, match="CUDA graphs are off: cudaStreamEndCapture"):
+        backend.run(pictures(3))
+    fake.faults.clear()
+    fake.streams[1].captured = None
+    np.testing.assert_array_equal(backend.run(pictures(3)), engine.answer(pictures(3)))
+    backend.close()
+
+
+@pytest.mark.parametrize("call", ["cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags"])
+def test_a_load_that_fails_half_way_frees_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    fake = FakeCuda()
+    install(monkeypatch, fake, FakeEngine(fake, INPUT, OUTPUT, BATCH))
+    fake.faults[call] = Error.cudaErrorMemoryAllocation
+    with pytest.raises(BackendError, match="smaller --max-batch"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    assert fake.held == 0
+
+
+def test_a_second_close_of_memory_frees_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_api", lambda: fake)
+    for owner in (cuda.DeviceBuffer(8), cuda.PinnedBuffer(8), cuda.Stream(), cuda.Event()):
+        owner.close()
+        owner.close()
+    assert fake.held == 0
+
+
+# What is compared before TensorRT is given a plan
+
+TENSORRT = PlanRecord(flavour=Flavour.TENSORRT, version="11.4.0.12", capabilities=("sm90",))
+
+
+@pytest.mark.parametrize(
+    ("record", "here", "gpu", "says"),
+    [
+        (TENSORRT, (Flavour.TENSORRT, "11.5.0.3"), H100, r"built by tensorrt 11\.4\.0\.12, here is tensorrt 11\.5\.0\.3"),
+        (TENSORRT, (Flavour.TENSORRT_RTX, "1.7.1.116"), H100, r"built by tensorrt 11\.4\.0\.12, here is tensorrt-rtx"),
+        (TENSORRT, (Flavour.TENSORRT, "11.4.0.12"), L40, r"built for sm90, here is NVIDIA L40 \(sm89\)"),
+        (
+            replace(TENSORRT, flavour=Flavour.TENSORRT_RTX, capabilities=("sm89", "sm120")),
+            (Flavour.TENSORRT_RTX, "11.4.0.12"),
+            Gpu("NVIDIA A10", (8, 6), 24 << 30),
+            r"built for sm89, sm120, here is NVIDIA A10 \(sm86\)",
+        ),
+    ],
+)
+def test_a_plan_for_something_else_is_refused_with_the_rebuild_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: PlanRecord, here: tuple[Flavour, str], gpu: Gpu, says: str
+) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine, flavour=here[0], version=here[1], gpu=gpu)
+    kind = TensorRtBackend if here[0] is Flavour.TENSORRT else TensorRtRtxBackend
+    with pytest.raises(ArtifactCorrupt, match=says) as caught:
+        kind.load(write_plan(tmp_path, plan=record), Options("cuda"))
+    assert f"alexnet-deploy build-engine {tmp_path}/net.fp16.onnx -o {tmp_path}/net.plan" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", [TensorRtBackend, TensorRtRtxBackend])
+def test_a_plan_for_this_tensorrt_and_gpu_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[TensorRtBackend]
+) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine, flavour=kind.flavour, version="1.2.3", gpu=L40)
+    record = PlanRecord(flavour=kind.flavour, version="1.2.3", capabilities=("sm89",))
+    backend = kind.load(write_plan(tmp_path, plan=record), Options("cuda"))
+    np.testing.assert_array_equal(backend.run(pictures(2)), engine.answer(pictures(2)))
+    backend.close()
+
+
+def test_a_plan_from_elsewhere_says_nothing_and_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    path = tmp_path / "foreign.plan"
+    path.write_bytes(b"from trtexec")
+    with Runtime(path, device="cuda", backend="tensorrt-rtx") as runtime:
+        np.testing.assert_array_equal(runtime.logits(pictures(2)), engine.answer(pictures(2)))
+
+
+def test_none_from_tensorrt_becomes_an_error_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeCuda(), None)
+    with pytest.raises(ArtifactCorrupt, match=r"cannot load net.plan on NVIDIA L40.*the magic number is wrong"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+
+
+def test_what_the_validity_check_finds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    install(monkeypatch, fake, FakeEngine(fake, INPUT, OUTPUT, BATCH), invalid=2)
+    with pytest.raises(ArtifactCorrupt, match="unsupported cc"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+
+
+def test_no_context_means_no_memory_and_says_how_much_it_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    engine.refuse = "context"
+    install(monkeypatch, fake, engine)
+    with pytest.raises(BackendError, match=r"made no execution context.*1 MiB of free GPU memory"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+
+
+def test_an_engine_with_two_outputs_is_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    names = ["input", "logits", "features"]
+    engine.num_io_tensors = 3
+    engine.get_tensor_name = names.__getitem__  # type: ignore[method-assign]
+    install(monkeypatch, fake, engine)
+    with pytest.raises(ModelError, match="2 outputs: logits, features"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+
+
+def test_it_does_not_run_on_the_cpu(tmp_path: Path) -> None:
+    with pytest.raises(DeviceMissing, match="does not run on cpu"):
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cpu"))
+
+
+# The kernels that TensorRT for RTX compiles
+
+
+def test_compiled_kernels_are_kept_beside_the_plan_and_used_again(
+    tmp_path: Path, fake: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bindings = install(monkeypatch, fake, engine)
+    plan = write_plan(tmp_path)
+    given: list[bytes] = []
+    monkeypatch.setattr(
+        bindings, "context", lambda e, kernels, original=bindings.context: (given.append(kernels), original(e, kernels))[1]
+    )
+    for _ in range(2):
+        backend = TensorRtRtxBackend.load(plan, Options("cuda"))
+        backend.run(pictures(1))
+        backend.close()
+    kept = kernels_path(plan.path, bindings, L40)
+    assert kept.name == "net.plan.nvidia-l40-1.7.1.116.kernels"
+    assert given == [b"", kept.read_bytes()]
+
+
+def test_a_folder_that_cannot_be_written_to_keeps_no_kernels_and_harms_nothing(
+    backend: TensorRtRtxBackend, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("alexnet_deploy.backends.trt.replacing", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(backend.run(pictures(1)), engine.answer(pictures(1)))
+
+
+def test_tensorrt_itself_keeps_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    install(monkeypatch, fake, FakeEngine(fake, INPUT, OUTPUT, BATCH), flavour=Flavour.TENSORRT, version="11.4.0.12", gpu=H100)
+    plan = write_plan(tmp_path, plan=TENSORRT)
+    backend = TensorRtBackend.load(plan, Options("cuda"))
+    backend.run(pictures(1))
+    backend.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.plan", "net.plan.json"]
