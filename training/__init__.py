@@ -3,6 +3,8 @@
 model.py        the architectures, a frozen config each
 data.py         picture sets to training batches: order, augmentation, all drawn from (seed, epoch, picture)
 train.py        the training loop, resumable to the bit
+state.py        what a training needs to go on where it was stopped
+signals.py      stopping between two steps
 checkpoint.py   safetensors and manifest; never pickle
 
 Nothing here is imported by an application that only runs engines.

@@ -126,5 +126,15 @@ ARCHITECTURES: dict[str, type[AlexNet]] = {"alexnet": AlexNet}
 
 
 def build_model(config: ModelConfig) -> AlexNet:
-    """A freshly initialised network, drawn from torch's current random state."""
-    return ARCHITECTURES[config.arch](config)
+    """A freshly initialised network, drawn from torch's current random state.
+
+    Weights keep the variance of what flows through ReLUs (He et al. 2015, arXiv:1502.01852, equation 10); with PyTorch's own
+    initialisation AlexNet spends its first epochs on a plateau. Biases start at zero.
+    """
+    model = ARCHITECTURES[config.arch](config)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model

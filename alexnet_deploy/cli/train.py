@@ -1,0 +1,69 @@
+"""`alexnet-deploy train`: pictures to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
+
+
+@click.command(cls=Command)
+@click.option("--data", metavar="DIR|demo", help="train/ and val/, or one folder a class; demo is built in. [default: demo]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Checkpoint to write. [default: models/alexnet.safetensors]"
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
+@click.option("--optimiser", type=click.Choice(["sgd", "adamw"]))
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--weight-decay", type=float)
+@click.option("--label-smoothing", type=float)
+@click.option("--width", type=float, help="Scales every layer; 1 is the published network.")
+@click.option("--dropout", type=float, help="Probability, in the classifier.")
+@click.option("--input-size", type=click.IntRange(min=63), help="Height and width of the input in pixels.")
+@click.option("--framing", type=click.Choice(["centre", "whole"]), help="Crop the centre of a photo, or scale it whole.")
+@click.option("--seed", type=click.IntRange(min=0), help="The same seed gives the same weights, bit for bit.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
+def command(output: Path | None, device: str, resume: bool, **options: Any) -> Result:
+    """Train an AlexNet on a folder of pictures, or on the demo data.
+
+    A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
+    as if nothing had happened. What is not given has the default of the data: modest for the demo, the published network for
+    a folder.
+
+    \b
+    Example:
+      alexnet-deploy train --data photos -o models/photos.safetensors --epochs 60
+      alexnet-deploy train --resume -o models/photos.safetensors
+    """
+    from dataclasses import replace
+
+    from alexnet_deploy.errors import AlexnetDeployError
+    from alexnet_deploy.report.training import training
+
+    try:
+        from training import state
+        from training.train import TrainSettings, demo_settings, interrupted_settings, train
+    except ImportError as error:
+        raise AlexnetDeployError(
+            f"training needs PyTorch ({error})",
+            expected="the packages torch and safetensors",
+            fix="pip install 'alexnet-deploy[train]'",
+        ) from error
+
+    output = output or models_folder() / "alexnet.safetensors"
+    given = {name: value for name, value in options.items() if value is not None}
+    fresh = demo_settings() if given.get("data", "demo") == "demo" else TrainSettings()
+    base = interrupted_settings(output) if resume else fresh
+    with progress_bars() as progress:
+        try:
+            report = train(replace(base, **given), output, resume=resume, device=device, progress=progress)
+        except (KeyboardInterrupt, SystemExit):
+            if state.state_path(output).is_file():
+                note(f"to go on where this was stopped: alexnet-deploy train --resume -o {output}")
+            raise
+    return Result(report, training(report))
