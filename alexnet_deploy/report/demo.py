@@ -23,7 +23,7 @@ def demo(of: DemoReport) -> Show:
     def show(console: Console) -> None:
         console.print()
         terminal.table(console, _COLUMNS, [_styled(row) for row in _rows(of)])
-        terminal.lines(console, words.twin_sentences(_each(of)), style="yellow")
+        terminal.lines(console, parity.notes(of.verification), style="yellow")
         first = of.verification.reports[0]
         terminal.lines(
             console,

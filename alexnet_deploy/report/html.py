@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from alexnet_deploy.manifest import replacing
 from alexnet_deploy.preprocess import Pixels
 
 THUMBNAIL_PIXELS = 144
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|MB|kB|GiB|ms|s|dB|min)\b|%)")
 _VOID = {"meta", "link", "img", "br"}
 
 
@@ -58,8 +60,12 @@ def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
 
 
 def join(*parts: str) -> Markup:
-    """The parts one after the other, escaped unless they are Markup."""
-    return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
+    """The parts one after the other; text that is not Markup is escaped, and its numbers are kept beside their units."""
+    return Markup("".join(part if isinstance(part, Markup) else _text(part) for part in parts))
+
+
+def _text(text: str) -> str:
+    return html.escape(_BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text))
 
 
 def paragraph(text: str, class_: str | None = None) -> Markup:
@@ -89,8 +95,9 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
         )
         for row in rows
     ]  # fmt: skip
-    drawn = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
-    return tag("div", drawn, class_="scroll", role="region", aria_label=caption, tabindex=0)
+    drawn = tag("table", tag("thead", head), tag("tbody", *body), aria_label=caption)
+    # The caption stands outside of what scrolls, so that it wraps at the screen's edge and not at the table's.
+    return join(paragraph(caption, "caption"), tag("div", drawn, class_="scroll", role="region", aria_label=caption, tabindex=0))
 
 
 def figure(drawing: Markup, caption: str, legend: Markup | None = None) -> Markup:

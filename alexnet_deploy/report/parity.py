@@ -15,7 +15,7 @@ from alexnet_deploy.report import html, plots, terminal, words
 from alexnet_deploy.report.html import Markup, Section, Tile
 from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Cell, Show
-from alexnet_deploy.types import Precision
+from alexnet_deploy.types import GraphForm, Precision
 
 
 def verification(of: Verification, *, per_class: bool = False) -> Show:
@@ -72,6 +72,9 @@ def notes(of: Verification) -> list[str]:
     each: tuple[Ran, ...] = (of.reports[0].reference, *(report.candidate for report in of.reports))
     sentences = words.twin_sentences(each)
     for report in of.reports:
+        ran = report.candidate
+        if ran.kind == "onnx" and ran.form is GraphForm.TENSORRT and ran.device == "cpu":
+            sentences.append(f"{ran.file} is written for TensorRT: {ran.backend} imitates it exactly, but slowly, on the CPU.")
         if not report.same_preprocessing:
             sentences.append(
                 f"{report.candidate.file} preprocesses pictures otherwise than {report.reference.file}: "
@@ -190,6 +193,18 @@ def _accuracy_section(of: Verification) -> Section:
         for ran, found in each
         if found
     ]
+    changes = [
+        Mark(
+            report.candidate.file,
+            words.drop(report.difference),
+            -100 * report.difference.drop,
+            -100 * report.difference.interval.high,
+            -100 * report.difference.interval.low,
+            colour(report.candidate),
+        )
+        for report in of.reports
+        if report.difference
+    ]
     table = html.table(
         "Change of top-1 accuracy against the reference, on the same pictures; lost and gained are the pictures whose answer "
         "became wrong or right. A large p of McNemar's exact test means that the change may be chance.",
@@ -197,8 +212,13 @@ def _accuracy_section(of: Verification) -> Section:
         [[str(cell) for cell in _difference_row(report)] for report in of.reports],
         key=1,
     )
-    drawn = plots.intervals("Top-1 accuracy with 95 % Wilson intervals", marks, tick="{:g} %".format)
-    return Section("Accuracy", html.join(html.figure(drawn, "Top-1 accuracy, with its 95 % interval"), table))
+    accuracies = plots.intervals("Top-1 accuracy with 95 % Wilson intervals", marks, tick="{:g} %".format)
+    paired = plots.intervals("Change of top-1 accuracy in points, with its 95 % paired interval", changes, tick="{:+g}".format)
+    drawn = html.figures(
+        html.figure(accuracies, "Top-1 accuracy, with its 95 % interval"),
+        html.figure(paired, "Change against the reference, in points"),
+    )
+    return Section("Accuracy", html.join(drawn, table))
 
 
 def _agreement_section(of: Verification) -> Section:
