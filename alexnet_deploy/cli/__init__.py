@@ -6,12 +6,17 @@ import the rooms that they call inside their functions.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from alexnet_deploy import __version__
+from alexnet_deploy.cli import verbosity
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> one line for the overview. The module is alexnet_deploy.cli.<name with _ for ->, its command `command`.
 COMMANDS = {
@@ -22,10 +27,12 @@ COMMANDS = {
     "adopt": "Write a manifest for an ONNX classifier made by someone else.",
     "build-engine": "ONNX to a TensorRT engine: FP32, FP16, BF16, INT8 or FP8.",
     "predict": "Classify pictures with any artifact.",
+    "serve": "Artifacts behind HTTP and gRPC, as Triton and KServe speak it.",
     "verify": "Compare artifacts with a reference; exit code 1 when a gate is missed.",
     "bench": "Latency and throughput of artifacts, side by side.",
     "inspect": "What is in an artifact, without running it.",
     "doctor": "What this machine can run, and what to install for the rest.",
+    "completion": "What bash, zsh or fish needs to complete commands, options and files.",
 }
 
 
@@ -40,6 +47,13 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"{__name__}.{name.replace('-', '_')}")
         return cast(click.Command, module.command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Our own names, so that no command is imported to complete another; then the group's options."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -57,4 +71,11 @@ def main() -> None:
       alexnet-deploy export models/alexnet.safetensors
       alexnet-deploy build-engine --int8
       alexnet-deploy predict models/alexnet.int8.plan picture.jpg
+
+    Options can be set once, in alexnet-deploy.toml or as ALEXNET_DEPLOY_TRAIN_EPOCHS=30: see docs/howto/settings.md.
     """
+    # libgomp reads it when torch is imported: its threads otherwise spin at barriers, 100 times slower where the cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+main.params += verbosity.options()
