@@ -74,7 +74,7 @@ def main() -> None:
 
     Options can be set once, in alexnet-deploy.toml or as ALEXNET_DEPLOY_TRAIN_EPOCHS=30: see docs/howto/settings.md.
     """
-    # libgomp reads it when torch is imported: its threads otherwise spin at barriers, 100 times slower where the cores are shared.
+    # libgomp reads it when torch is imported: its threads spin at barriers otherwise, 100 times slower where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

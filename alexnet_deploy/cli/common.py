@@ -1,4 +1,4 @@
-"""What every command shares: --json, the way errors become exit codes, progress bars, and the models folder."""
+"""What every command shares: --json, -q and -v, settings, the way errors become exit codes, progress bars, the models folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from alexnet_deploy.cli import settings, verbosity
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactMissing
 from alexnet_deploy.types import Precision, Progress
 
@@ -40,8 +42,17 @@ class Result:
     failed: tuple[str, ...] = ()
 
 
+class Refusal(click.ClickException):
+    """An error before the command itself has begun: shown, and counted, as those after."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        _message("error", self.message)
+
+
 class Command(click.Command):
-    """A click command whose function returns a Result. Adds --json and turns errors into exit codes.
+    """A click command whose function returns a Result. Adds --json, -q and -v, and takes what the settings say.
 
     Exit codes: 0 done, 1 a gate was missed, 2 a clear error or a part that failed, 130 interrupted.
     """
@@ -53,6 +64,27 @@ class Command(click.Command):
                 ["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout; progress and messages on stderr."
             )
         )
+        self.params += verbosity.options()
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        # Help and completion work, however wrong a settings file is.
+        asked = not extra.get("resilient_parsing") and not {"-h", "--help"} & {*args}
+        found = self._settings() if asked else {}
+        defaults = {name: setting.value for name, setting in found.items()}
+        try:
+            ctx = super().make_context(info_name, args, parent, default_map=defaults, **extra)
+        except click.BadParameter as error:
+            # click names the option; a value that stands in a file or in the environment has to be found first.
+            name = error.param.name if error.param else None
+            if name in found and error.ctx and error.ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+                reason = f"{error.message} (set in {found[name].origin})"
+                raise click.BadParameter(reason, ctx=error.ctx, param=error.param) from None
+            raise
+        for name, setting in found.items():
+            verbosity.logger.info("%s is %r (set in %s)", name, setting.value, setting.origin)
+        return ctx
 
     def invoke(self, ctx: click.Context) -> None:
         as_json = bool(ctx.params.pop("as_json", False))
@@ -62,6 +94,7 @@ class Command(click.Command):
             self._print(result, as_json)
         except AlexnetDeployError as error:
             _message("error", str(error))
+            verbosity.logger.debug("where it came from", exc_info=error)
             if as_json:
                 _print_json(
                     {"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}}
@@ -75,6 +108,14 @@ class Command(click.Command):
             _message("error", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             ctx.exit(2)
         ctx.exit(2 if result.failed else 1 if result.missed else 0)
+
+    def _settings(self) -> dict[str, settings.Setting]:
+        from alexnet_deploy.cli import COMMANDS
+
+        try:
+            return settings.settings_of(self.name or "", self.params, list(COMMANDS))
+        except AlexnetDeployError as error:
+            raise Refusal(str(error)) from error
 
     def _print(self, result: Result, as_json: bool) -> None:
         if as_json:
@@ -94,7 +135,7 @@ class Command(click.Command):
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A Progress that draws bars on stderr, one a task; nothing where stderr is no terminal.
+    """A Progress that draws bars on stderr, one a task; nothing with -q, or where stderr is no terminal.
 
     A bar that is done stays, with its time.
     """
@@ -112,7 +153,7 @@ def progress_bars() -> Iterator[Progress]:
     )
     console = Console(stderr=True, highlight=False)
     tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=verbosity.quiet() or not console.is_terminal) as bars:
 
         def progress(task: str, done: int, total: int, note: str = "") -> None:
             if task not in tasks:
@@ -123,8 +164,8 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def models_folder() -> Path:
-    """Where artifacts go, and are looked for, when no path is given: $ALEXNET_DEPLOY_MODELS or ./models."""
-    return Path(os.environ.get("ALEXNET_DEPLOY_MODELS", "models"))
+    """Where artifacts go, and are looked for, when no path is given: as the settings have it, or ./models."""
+    return Path(settings.models() or "models")
 
 
 def latest(suffix: str, precision: Precision | None, fix: str) -> Path:
@@ -151,8 +192,9 @@ def latest(suffix: str, precision: Precision | None, fix: str) -> Path:
 
 
 def note(text: str) -> None:
-    """One line for a person, on stderr."""
-    _message("note", text)
+    """One line for a person, on stderr; nothing with -q."""
+    if not verbosity.quiet():
+        _message("note", text)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,116 @@
+"""Options that are set once: in a file or in the environment, by their long name.
+
+    # alexnet-deploy.toml                     # or in the environment
+    models = "artifacts"                      ALEXNET_DEPLOY_MODELS=artifacts
+    [train]
+    epochs = 30                               ALEXNET_DEPLOY_TRAIN_EPOCHS=30
+    [build-engine]
+    int8 = true                               ALEXNET_DEPLOY_BUILD_ENGINE_INT8=1
+
+The command line has the last word; then the environment, ./alexnet-deploy.toml, the user's own file, and the built-in default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.folders import config_files
+
+PREFIX = "ALEXNET_DEPLOY_"
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value, and where it was set, in words for a message."""
+
+    value: object
+    origin: str
+
+
+def settings_of(command: str, options: Sequence[click.Parameter], known: Sequence[str]) -> dict[str, Setting]:
+    """What is set for a command, by the name that its function has for the option.
+
+    Args:
+        command: such as "build-engine".
+        options: what the command takes.
+        known: all commands, so that a misspelt section is noticed.
+
+    Raises:
+        InputError: a file is no TOML, or names a command or an option that does not exist.
+    """
+    named = {opt[2:]: option for option in options if isinstance(option, click.Option) for opt in option.opts if opt[:2] == "--"}
+    found: dict[str, Setting] = {}
+    for path in config_files():
+        content = _read(path)
+        for name in content.keys() - {*known, "models"}:
+            raise InputError(f"{path}: {name} is no command", expected=f"models, or one of {', '.join(known)}")
+        section = content.get(command, {})
+        if not isinstance(section, dict):
+            raise InputError(f"{path}: {command} is {section!r}", expected=f"a section [{command}]")
+        for name, value in section.items():
+            if name not in named:
+                raise InputError(f"{path}: {command} has no option --{name}", fix=f"alexnet-deploy {command} --help")
+            found |= _assigned(named[name], value, f"{path} [{command}] {name}")
+    for variable, text in os.environ.items():
+        option = named.get(variable.removeprefix(_prefix(command)).lower().replace("_", "-"))
+        if option and text and variable.startswith(_prefix(command)):
+            found |= _assigned(option, text, f"${variable}")
+    return found
+
+
+def models() -> str | None:
+    """The models folder that is set, if any."""
+    if chosen := os.environ.get(f"{PREFIX}MODELS"):
+        return chosen
+    for path in reversed(config_files()):
+        chosen = _read(path).get("models")
+        if isinstance(chosen, str):
+            return chosen
+        if chosen is not None:
+            raise InputError(f"{path}: models is {chosen!r}", expected="a folder", fix='models = "artifacts"')
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", expected="TOML") from error
+
+
+def _prefix(command: str) -> str:
+    return f"{PREFIX}{command.upper().replace('-', '_')}_"
+
+
+def _assigned(option: click.Option, value: object, origin: str) -> dict[str, Setting]:
+    """The parameter and its value; one of several flags for one parameter (--int8, --fp16) stands for its own value."""
+    assert option.name is not None
+    if option.is_flag and not option.is_bool_flag:
+        return {option.name: Setting(option.flag_value, origin)} if _truth(value, origin) else {}
+    if option.is_flag:
+        return {option.name: Setting(_truth(value, origin), origin)}
+    if isinstance(value, str) and option.multiple:
+        value = option.type.split_envvar_value(value)
+    if isinstance(value, list) and not option.multiple and option.nargs == 1:
+        raise InputError(f"{origin} is a list", expected="one value")
+    return {option.name: Setting(value, origin)}
+
+
+def _truth(value: object, origin: str) -> bool:
+    spelt = str(value).lower()
+    if spelt not in TRUE | FALSE:
+        raise InputError(f"{origin} is {value!r}", expected="true or false")
+    return spelt in TRUE
