@@ -15,6 +15,7 @@ from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.files import load_graph, save_graph
 from alexnet_deploy.onnx_graph.normalise import normalise
+from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.preprocess import normalise as to_input
 from alexnet_deploy.types import BatchRange, TensorSpec
@@ -23,7 +24,14 @@ MAX_BATCH = 64
 _TOLERANCE = 1e-4  # of the largest output: folding rounds differently, nothing else may differ
 
 
-def adopt(path: str | Path, preprocess: Preprocess, labels: Sequence[str] = (), output: str | Path | None = None) -> Artifact:
+def adopt(
+    path: str | Path,
+    preprocess: Preprocess,
+    labels: Sequence[str] = (),
+    output: str | Path | None = None,
+    *,
+    pixels_in: bool = False,
+) -> Artifact:
     """Makes an artifact of any single-input ONNX classifier; the file itself is left as it is.
 
     The graph is brought into the dialect of `normalise`, and both are run on the same input to prove that they agree.
@@ -33,6 +41,7 @@ def adopt(path: str | Path, preprocess: Preprocess, labels: Sequence[str] = (), 
         preprocess: how its author turned pictures into input.
         labels: one a class, or none.
         output: where the artifact goes; None for `<stem>.adopted.onnx` beside the original.
+        pixels_in: put the recipe into the graph, which then takes uint8 (N, H, W, 3) RGB.
 
     Raises:
         ArtifactError: it is broken, no classifier, or cannot be brought into the dialect.
@@ -47,6 +56,8 @@ def adopt(path: str | Path, preprocess: Preprocess, labels: Sequence[str] = (), 
         model, batch, changes = _normalised(original, preprocess, open_batch=True)
     except ModelError:
         model, batch, changes = _normalised(original, preprocess, open_batch=False)
+    if pixels_in or describe(model)[0].dtype == "uint8":
+        preprocess = accept_pixels(model, preprocess)
     given, result, kind = describe(model)
     if labels and len(labels) != result.shape[1]:
         raise InputError(f"{len(labels)} labels for {result.shape[1]} classes", expected="one label a class, one a line")

@@ -1,16 +1,17 @@
 """Preprocessing moved into the graph: it takes the pixels themselves, uint8 (N, height, width, 3) RGB.
 
-A quarter of the bytes go to the device, and the CPU does nothing but fit the picture to its size.
+A quarter of the bytes go to the device, and the CPU does nothing but fit the picture to its size. Every graph of this
+toolkit that takes uint8 at all takes it in this form, so that nobody outside has to ask.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from alexnet_deploy.errors import InputError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
@@ -21,59 +22,93 @@ PREFIX = "preprocess"  # of the names of the nodes put in; `half.py` leaves them
 
 
 def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
-    """Puts `recipe`'s arithmetic, channel order and layout in front of a float32 graph, in place.
+    """Puts `recipe`'s arithmetic, channel order and layout in front of a graph, in place.
+
+    Args:
+        model: takes float32, or uint8 in any layout and order of channels.
+        recipe: how pictures become its input; for uint8 only layout and channel order count.
 
     Returns:
         The recipe that is left to do outside: resize and crop.
 
     Raises:
-        InputError: the graph takes uint8 already.
+        ModelError: the graph is no image classifier.
     """
     given, _, _ = describe(model)
-    if given.dtype != "float32":
-        raise InputError(f"the graph's input is {given}", expected="a float32 input to put preprocessing in front of")
     graph = model.graph
-    nodes: list[NodeProto] = []
-
-    def then(kind: str, step: str, *operands: str, **attributes: object) -> str:
-        """Appends a node after the last one and returns the name of its output."""
-        source = nodes[-1].output[0] if nodes else INPUT
-        name = edit.fresh_name(graph, f"{PREFIX}.{step}")
-        nodes.append(helper.make_node(kind, [source, *operands], [name], name=name, **attributes))
-        return name
-
-    def constant(step: str, values: object, dtype: type = np.float32) -> str:
-        return edit.add_initialiser(graph, edit.fresh_name(graph, f"{PREFIX}.{step}"), np.asarray(values, dtype))
-
+    chain = _Chain(graph)
     # Cast comes first: TensorRT takes a uint8 tensor into nothing else.
-    then("Cast", "to_float", to=TensorProto.FLOAT)
-    match recipe.channel_order:
-        case "bgr":
-            then("Gather", "to_bgr", constant("bgr", [2, 1, 0], np.int64), axis=3)
-        case "grey":
-            # ITU-R 601 luma in 16-bit fixed point, as `preprocess.normalise` has it; every step is exact in float32.
-            then("MatMul", "weigh", constant("luma", [[19595], [38470], [7471]]))
-            then("Add", "round", constant("half", 0x8000))
-            then("Mul", "shift", constant("two_to_minus_16", 2.0**-16))
-            then("Floor", "to_grey")
-    channels: tuple[int, ...] = (recipe.channels,)
+    chain.then("Cast", "to_float", to=TensorProto.FLOAT)
+    if recipe.channel_order == "bgr":
+        chain.then("Gather", "to_bgr", chain.constant("bgr", [2, 1, 0], np.int64), axis=3)
+    elif recipe.channel_order == "grey":
+        # ITU-R 601 luma in 16-bit fixed point, as `preprocess.normalise` has it; every step is exact in float32.
+        chain.then("MatMul", "weigh", chain.constant("luma", [[19595], [38470], [7471]]))
+        chain.then("Add", "round", chain.constant("half", 0x8000))
+        chain.then("Mul", "shift_right", chain.constant("two_to_minus_16", 2.0**-16))
+        chain.then("Floor", "to_grey")
     if recipe.layout == "nchw":
-        then("Transpose", "to_nchw", perm=[0, 3, 1, 2])
-        channels = (recipe.channels, 1, 1)
-    std = np.asarray(recipe.std, np.float32)
-    gain = np.float32(recipe.scale) / std
-    offset = -np.asarray(recipe.mean, np.float32) / std
-    then("Mul", "scale", constant("gain", gain.reshape(channels)))
-    last = then("Add", "shift", constant("offset", offset.reshape(channels)))
-
-    edit.rename_reads(graph, given.name, last)
-    for index, node in enumerate(nodes):
+        chain.then("Transpose", "to_nchw", perm=[0, 3, 1, 2])
+    if given.dtype == "uint8":
+        _read_as_float(graph, given.name, chain)
+    else:
+        shape = (-1, 1, 1) if recipe.layout == "nchw" else (-1,)
+        std = np.asarray(recipe.std, np.float32)
+        chain.then("Mul", "scale", chain.constant("gain", (np.float32(recipe.scale) / std).reshape(shape)))
+        chain.then("Add", "offset", chain.constant("bias", (-np.asarray(recipe.mean, np.float32) / std).reshape(shape)))
+        edit.rename_reads(graph, given.name, chain.last)
+    for index, node in enumerate(chain.nodes):
         graph.node.insert(index, node)
-    pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [_batch(model), recipe.height, recipe.width, 3])
+    pixels = helper.make_tensor_value_info(chain.input, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
     graph.input[0].CopyFrom(pixels)
+    edit.drop_unused(graph)
     return replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
 
 
-def _batch(model: ModelProto) -> int | str:
-    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+class _Chain:
+    """Nodes that follow one another, from the pixels on."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._graph = graph
+        self.input = edit.fresh_name(graph, INPUT)
+        self.last = self.input
+        self.nodes: list[NodeProto] = []
+
+    def then(self, kind: str, step: str, *operands: str, **attributes: object) -> None:
+        name = edit.fresh_name(self._graph, f"{PREFIX}.{step}")
+        self.nodes.append(helper.make_node(kind, [self.last, *operands], [name], name=name, **attributes))
+        self.last = name
+
+    def constant(self, step: str, values: object, dtype: Any = np.float32) -> str:
+        return edit.add_initialiser(self._graph, edit.fresh_name(self._graph, f"{PREFIX}.{step}"), np.asarray(values, dtype))
+
+
+def _read_as_float(graph: GraphProto, old: str, chain: _Chain) -> None:
+    """The readers of the old uint8 input read the chain's float32 instead; their own Casts to float32 go."""
+    readers = edit.consumers(graph)
+    casts: list[NodeProto] = []
+    for node in readers.get(old, []):
+        following = readers.get(node.output[0], [])
+        if _is_cast_to_float(node):
+            edit.rename_reads(graph, node.output[0], chain.last)
+            casts.append(node)
+        elif node.op_type == "Transpose" and following and all(_is_cast_to_float(after) for after in following):
+            node.input[0] = chain.last
+            for after in following:
+                edit.rename_reads(graph, after.output[0], node.output[0])
+            casts += following
+        else:
+            # It wants integers. TensorRT may refuse that; the CPU does not.
+            chain.then("Cast", "to_uint8", to=TensorProto.UINT8)
+            edit.rename_reads(graph, old, chain.last)
+            break
+    edit.remove_nodes(graph, casts)
+
+
+def _is_cast_to_float(node: NodeProto) -> bool:
+    return node.op_type == "Cast" and bool(edit.attribute(node, "to") == TensorProto.FLOAT)
+
+
+def _batch(graph: GraphProto) -> int | str:
+    first = graph.input[0].type.tensor_type.shape.dim[0]
     return int(first.dim_value) if first.HasField("dim_value") else BATCH_AXIS
