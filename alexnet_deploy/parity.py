@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,9 @@ class Gates:
     max_error: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_error is not None and self.max_error < 0:
+        if self.max_drop is not None and not isfinite(self.max_drop):
+            raise InputError(f"a largest drop of {self.max_drop}", expected="a number of percentage points")
+        if self.max_error is not None and not 0 <= self.max_error < inf:
             raise InputError(f"a largest error of {self.max_error}", expected="0 or more, relative to the largest logit")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 100:
             raise InputError(f"a least agreement of {self.min_agreement}", expected="0 to 100 percent")
@@ -472,7 +475,8 @@ def _class_rows(reference: Answers, candidate: Answers) -> tuple[ClassRow, ...]:
 
 
 def _moved_pictures(reference: Answers, candidate: Answers) -> tuple[MovedPicture, ...]:
-    left, right = (np.exp(_log_softmax(each.logits.astype(np.float64))) for each in (reference, candidate))
+    with np.errstate(invalid="ignore"):  # a row without a finite answer is NaN here too, and counts as moved
+        left, right = (np.exp(_log_softmax(each.logits.astype(np.float64))) for each in (reference, candidate))
     ours, theirs = reference.predictions, candidate.predictions
     distance = np.nan_to_num(np.abs(left - right).sum(axis=1) / 2, nan=1.0)
     farthest = np.lexsort((-distance, ours == theirs))[:WORST_PICTURES]  # changed answers first, then the farthest

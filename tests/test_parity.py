@@ -1,0 +1,282 @@
+"""verify sees damage, says how sure it is, and names the gates that were missed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
+
+from alexnet_deploy import parity
+from alexnet_deploy.errors import DataError, InputError
+from alexnet_deploy.manifest import Manifest, Preprocess
+from alexnet_deploy.parity import Answers, Gates, compare, evaluate, verify, verify_all
+from alexnet_deploy.pictures import UNLABELLED, PictureSet
+from alexnet_deploy.ran import Ran
+from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
+
+Logits = npt.NDArray[np.float32]
+
+
+def picture_set(count: int, *, labelled: bool = True, classes: tuple[str, ...] = LABELS, size: int = SIZE) -> PictureSet:
+    random = np.random.default_rng(3)
+    pixels = tuple(random.integers(0, 256, (count, size, size, 3), np.uint8))
+    labels = np.arange(count) % len(classes) if labelled else np.full(count, UNLABELLED)
+    return PictureSet("memory", classes if labelled else (), labels.astype(np.int64), pixels, [f"p{i}" for i in range(count)])
+
+
+def answered(logits: Logits, *, file: str = "a.onnx", kind: OutputKind = OutputKind.LOGITS, labelled: bool = True) -> Answers:
+    """Answers as if an artifact called `file` had given these logits."""
+    count, classes = logits.shape
+    manifest = Manifest(
+        kind="onnx",
+        input=TensorSpec("input", "float32", (None, 3, SIZE, SIZE)),
+        output=TensorSpec("output", "float32", (None, classes)),
+        output_kind=kind,
+        preprocess=Preprocess(height=SIZE, width=SIZE),
+        batch=BatchRange(),
+    )
+    ran = Ran(
+        file=file, kind="onnx", precision=Precision.FP32, form=None, size_bytes=1, sha256="0" * 64, backend="onnxruntime",
+        device="cpu", running=file, twin_of=None,
+    )  # fmt: skip
+    pictures = picture_set(count, labelled=labelled, classes=tuple(f"c{i}" for i in range(classes)), size=4)
+    return Answers(ran=ran, manifest=manifest, pictures=pictures, truth=pictures.labels, logits=logits)
+
+
+def logits_of(count: int, classes: int, seed: int) -> Logits:
+    return np.random.default_rng(seed).normal(scale=5, size=(count, classes)).astype(np.float32)
+
+
+shapes = st.tuples(st.integers(1, 60), st.integers(2, 12), st.integers(0, 1000))
+
+
+@given(shapes)
+@settings(max_examples=30, deadline=None)
+def test_an_artifact_agrees_with_itself_in_every_figure(shape: tuple[int, int, int]) -> None:
+    own = answered(logits_of(*shape))
+    found = compare(own, own, Gates(max_drop=0, min_agreement=100, max_error=0))
+    assert found.agreement.fraction == 1
+    assert found.error.max_abs == found.error.relative == found.error.mean_abs == 0
+    assert found.error.cosine == pytest.approx(1)
+    assert found.error.sqnr_db is None
+    assert found.difference is not None
+    assert found.difference.drop == 0
+    assert found.moved == ()
+    assert found.missed == ()
+
+
+@given(shapes, st.floats(1e-3, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_every_figure_is_its_definition(shape: tuple[int, int, int], scale: float) -> None:
+    ours = logits_of(*shape)
+    noise = np.random.default_rng(shape[2] + 1).normal(scale=scale, size=ours.shape).astype(np.float32)
+    theirs = ours + noise
+    found = compare(answered(ours), answered(theirs))
+    difference = ours.astype(np.float64) - theirs
+    labels = np.arange(len(ours)) % ours.shape[1]
+    assert found.error.max_abs == pytest.approx(np.abs(difference).max())
+    assert found.error.relative == pytest.approx(np.abs(difference).max() / np.abs(ours).max())
+    assert found.error.sqnr_db == pytest.approx(
+        10 * np.log10(np.square(ours.astype(np.float64)).sum() / np.square(difference).sum())
+    )
+    assert found.agreement.count == (ours.argmax(1) == theirs.argmax(1)).sum()
+    assert found.reference_accuracy is not None
+    assert found.candidate_accuracy is not None
+    assert found.reference_accuracy.top1.count == (ours.argmax(1) == labels).sum()
+    ranked = np.argsort(-theirs, axis=1, kind="stable")[:, : min(5, ours.shape[1])]
+    assert found.candidate_accuracy.top5.count == (ranked == labels[:, None]).any(axis=1).sum()
+
+
+def test_accuracy_that_looks_unchanged_does_not_hide_changed_answers() -> None:
+    """Ten answers lost, ten others gained: accuracy is the same, agreement and the discordant counts are not."""
+    logits = np.eye(4, dtype=np.float32)[np.arange(100) % 4]
+    ours, theirs = logits.copy(), logits.copy()
+    ours[:10] = np.roll(ours[:10], 1, axis=1)
+    theirs[10:20] = np.roll(theirs[10:20], 1, axis=1)
+    found = compare(answered(ours), answered(theirs))
+    assert found.reference_accuracy == found.candidate_accuracy
+    assert found.agreement.fraction == 0.8
+    assert found.difference is not None
+    assert (found.difference.lost, found.difference.gained) == (10, 10)
+
+
+def test_a_missed_gate_is_one_sentence_with_both_numbers() -> None:
+    ours = np.eye(4, dtype=np.float32)[np.arange(200) % 4]
+    theirs = ours.copy()
+    theirs[:3] = np.roll(theirs[:3], 1, axis=1)
+    found = compare(answered(ours), answered(theirs, file="b.onnx"), Gates(max_drop=1, min_agreement=99, max_error=0.5))
+    drop, agreement, error = found.missed
+    assert "b.onnx loses 1.50 points" in drop
+    assert "allows 1" in drop
+    assert "98.50%" in agreement
+    assert "asks for 99%" in agreement
+    assert "1.00e+00" in error
+    assert "allows 0.5" in error
+
+
+def test_a_gate_that_is_just_met_is_met() -> None:
+    ours = np.eye(4, dtype=np.float32)[np.arange(1000) % 4]
+    theirs = ours.copy()
+    theirs[:5] = np.roll(theirs[:5], 1, axis=1)
+    assert compare(answered(ours), answered(theirs), Gates(max_drop=0.5, min_agreement=99.5)).missed == ()
+
+
+def test_pictures_without_a_finite_answer_are_counted_and_always_a_miss() -> None:
+    ours = logits_of(50, 5, 0)
+    theirs = ours.copy()
+    theirs[3, 2], theirs[7, 0] = np.nan, np.inf
+    found = compare(answered(ours), answered(theirs, file="half.onnx"))
+    assert found.error.not_finite == 2
+    assert found.error.max_abs == 0
+    assert found.agreement.count == 48
+    assert found.missed == ("half.onnx gives NaN or infinity for 2 of 50 pictures; 0 are allowed",)
+    assert {moved.index for moved in found.moved} == {3, 7}
+
+
+def test_probabilities_are_compared_with_logits_up_to_their_constant() -> None:
+    ours = logits_of(40, 6, 1)
+    shifted = ours - np.log(np.exp(ours.astype(np.float64)).sum(axis=1, keepdims=True)).astype(np.float32)
+    found = compare(answered(ours), answered(shifted, kind=OutputKind.PROBABILITIES))
+    assert found.error.compared == "log-probabilities"
+    assert found.error.max_abs < 1e-5
+
+
+def test_the_pictures_that_moved_farthest_come_first_and_changed_answers_before_them() -> None:
+    ours = np.full((6, 3), 0, np.float32)
+    ours[:, 0] = 4
+    theirs = ours.copy()
+    theirs[4] = (0, 4, 0)  # another answer
+    theirs[2, 0] = 1.5  # the same answer, less sure
+    theirs[1, 0] = 3.9
+    found = compare(answered(ours), answered(theirs))
+    assert [moved.index for moved in found.moved] == [4, 2, 1]
+    assert (found.moved[0].reference, found.moved[0].candidate) == ("class 0", "class 1")
+    assert 0 < found.moved[1].distance < found.moved[0].distance <= 1
+
+
+def test_class_rows_add_up_to_the_whole() -> None:
+    ours, theirs = logits_of(70, 5, 2), logits_of(70, 5, 3)
+    found = compare(answered(ours), answered(theirs))
+    assert found.reference_accuracy is not None
+    assert found.candidate_accuracy is not None
+    assert sum(row.total for row in found.classes) == 70
+    assert sum(row.reference for row in found.classes) == found.reference_accuracy.top1.count
+    assert sum(row.candidate for row in found.classes) == found.candidate_accuracy.top1.count
+    assert sum(row.agree for row in found.classes) == found.agreement.count
+
+
+def test_without_labels_there_is_agreement_and_no_accuracy() -> None:
+    own = answered(logits_of(20, 4, 0), labelled=False)
+    found = compare(own, own)
+    assert found.reference_accuracy is None
+    assert found.difference is None
+    assert found.classes == ()
+    with pytest.raises(InputError, match="--max-drop needs labels"):
+        compare(own, own, Gates(max_drop=1))
+
+
+def test_different_classes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"has 4 classes, .* has 5"):
+        compare(answered(logits_of(10, 4, 0)), answered(logits_of(10, 5, 0), file="b.onnx"))
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"min_agreement": 101.0},
+        {"min_agreement": float("nan")},
+        {"max_error": -1.0},
+        {"max_error": float("nan")},
+        {"max_drop": float("nan")},
+    ],
+)
+def test_gates_that_mean_nothing_are_refused(gates: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        Gates(**gates)
+
+
+def test_folders_are_matched_with_labels_by_name_not_by_order(tmp_path: Path) -> None:
+    manifest = tiny_artifact(tmp_path / "a.onnx").manifest
+    shuffled = picture_set(4, classes=("fox", "ant"))
+    assert parity.truth(shuffled, manifest).tolist() == [LABELS.index("fox"), LABELS.index("ant")] * 2
+
+
+def test_a_class_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
+    manifest = tiny_artifact(tmp_path / "a.onnx").manifest
+    with pytest.raises(DataError, match="does not know the classes 'yak'"):
+        parity.truth(picture_set(4, classes=("fox", "yak")), manifest)
+    with pytest.raises(DataError, match="9 classes"):
+        parity.truth(picture_set(9, classes=tuple("abcdefghi")), replace(manifest, labels=()))
+
+
+def test_real_runtimes_are_compared_batch_by_batch(tmp_path: Path) -> None:
+    one = tiny_artifact(tmp_path / "one.onnx")
+    two = tiny_artifact(tmp_path / "two.onnx", graph=tiny_graph(bias=2.0))
+    pictures = picture_set(23)
+    told: list[tuple[int, int]] = []
+    with Runtime(one.path) as reference, Runtime(two.path) as candidate:
+        found = verify(
+            reference, candidate, pictures, batch_size=5, progress=lambda task, done, total, note="": told.append((done, total))
+        )
+        whole = verify(reference, candidate, pictures, batch_size=23)
+    assert found.error.max_abs == pytest.approx(2, rel=1e-4)
+    assert found.agreement.fraction == 1
+    assert found.agreement == whole.agreement
+    assert found.candidate.backend == "onnxruntime"
+    assert found.candidate.twin_of is None
+    assert told[0] == (0, 23)
+    assert told[-1] == (23, 23)
+
+
+def test_several_candidates_give_a_symmetric_matrix(tmp_path: Path) -> None:
+    paths = [tiny_artifact(tmp_path / f"{i}.onnx", graph=tiny_graph(bias=float(i))).path for i in range(3)]
+    runtimes = [Runtime(path) for path in paths]
+    found = verify_all(runtimes[0], runtimes[1:], picture_set(12))
+    assert found.files == ("0.onnx", "1.onnx", "2.onnx")
+    assert found.agreement == ((1.0,) * 3,) * 3
+    assert [report.candidate.file for report in found.reports] == ["1.onnx", "2.onnx"]
+
+
+def test_different_preprocessing_is_said(tmp_path: Path) -> None:
+    one = tiny_artifact(tmp_path / "one.onnx")
+    other = Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0))
+    manifest = replace(one.manifest, preprocess=other, file="two.onnx")
+    from alexnet_deploy.manifest import write_artifact
+
+    two = write_artifact(tmp_path / "two.onnx", manifest, one.path.read_bytes())
+    with Runtime(one.path) as reference, Runtime(two.path) as candidate:
+        found = verify(reference, candidate, picture_set(8))
+    assert not found.same_preprocessing
+    assert found.error.max_abs > 0
+
+
+def test_evaluation_needs_labels_and_counts_classes(tmp_path: Path) -> None:
+    with Runtime(tiny_artifact(tmp_path / "one.onnx").path) as runtime:
+        found = evaluate(runtime, picture_set(14))
+        assert found.accuracy.top1.total == 14
+        assert [row.total for row in found.classes] == [2] * len(LABELS)
+        with pytest.raises(DataError, match="no labels"):
+            evaluate(runtime, picture_set(5, labelled=False))
+
+
+def test_an_overflowing_graph_is_found_picture_by_picture(tmp_path: Path) -> None:
+    """Runtime refuses NaN; verify must count the pictures that give it."""
+    from onnx import helper
+
+    graph = tiny_graph()
+    graph.graph.node[-1].output[0] = "scores"
+    # The logarithm of a negative score is no number.
+    graph.graph.node.append(helper.make_node("Log", ["scores"], ["output"]))
+    bad = tiny_artifact(tmp_path / "bad.onnx", graph=graph)
+    good = tiny_artifact(tmp_path / "good.onnx")
+    with Runtime(good.path) as reference, Runtime(bad.path) as candidate:
+        found = verify(reference, candidate, picture_set(9), batch_size=4)
+    assert found.error.not_finite == 9
+    assert "NaN or infinity for 9 of 9" in found.missed[0]
