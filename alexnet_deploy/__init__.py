@@ -8,10 +8,15 @@ Names are imported when they are first used, so that `import alexnet_deploy` cos
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Since 1.29 the onnxruntime packages for Linux and macOS send usage data to their maker from the moment they are imported,
+# by a thread that also hangs forked processes when they exit. Set it to 0 yourself to allow that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Runtime": "runtime",

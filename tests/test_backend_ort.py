@@ -1,0 +1,89 @@
+"""onnxruntime behind Runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_deploy.errors import ArtifactCorrupt, DeviceMissing, ManifestError, ModelError
+from alexnet_deploy.gpu import gpus
+from alexnet_deploy.runtime import Runtime
+from tests.conformance import Conformance
+from tests.tiny import float_batch, tiny_artifact, tiny_graph
+
+
+class TestOnnxRuntime(Conformance):
+    backend = "onnxruntime"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpus(), reason="no GPU here")
+class TestOnnxRuntimeOnCuda(Conformance):
+    backend = "onnxruntime"
+    device = "cuda"
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
+def test_cuda_is_strict(tmp_path: Path) -> None:
+    artifact = tiny_artifact(tmp_path / "m.onnx")
+    with pytest.raises(DeviceMissing, match="no usable GPU"):
+        Runtime(artifact.path, "cuda")
+
+
+def test_the_number_of_threads_does_not_change_the_answer_much(tmp_path: Path) -> None:
+    artifact = tiny_artifact(tmp_path / "m.onnx")
+    with Runtime(artifact.path, threads=1) as one, Runtime(artifact.path, threads=2) as two:
+        np.testing.assert_allclose(one.logits(float_batch(4)), two.logits(float_batch(4)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_ends_otherwise_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    graph.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 17
+    graph.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 17
+    artifact = tiny_artifact(tmp_path / "m.onnx", graph=graph)
+    with pytest.raises(ManifestError, match=r"the input of m\.onnx is"):
+        Runtime(artifact.path)
+
+
+def test_a_graph_with_two_outputs_is_no_classifier(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    graph.graph.output.append(graph.graph.output[0])
+    graph.graph.output[1].name = "flat"
+    artifact = tiny_artifact(tmp_path / "m.onnx", graph=graph)
+    with pytest.raises((ModelError, ArtifactCorrupt)):
+        Runtime(artifact.path)
+
+
+def test_nothing_is_printed_for_a_broken_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x08\x08broken")
+    with pytest.raises(ArtifactCorrupt, match="cannot load"):
+        Runtime(path, backend="onnxruntime")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork on this system")
+@pytest.mark.parametrize("used_in_child", [True, False])
+def test_a_forked_child_ends_by_itself(tmp_path: Path, used_in_child: bool) -> None:
+    """Without care, the session's destructor waits at exit for threads that only the parent has."""
+    artifact = tiny_artifact(tmp_path / "m.onnx")
+    code = f"""
+        import os, sys, numpy as np
+        from alexnet_deploy import Runtime
+        runtime = Runtime({str(artifact.path)!r}, threads=2)
+        batch = np.ones((64, 3, 16, 16), np.float32)
+        runtime.logits(batch)
+        if os.fork() == 0:
+            if {used_in_child}:
+                runtime.logits(batch)
+                runtime.close()
+            sys.exit(0)
+        sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

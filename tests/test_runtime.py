@@ -1,0 +1,368 @@
+"""Runtime: which backend runs, what is refused, how pictures and batches become answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from alexnet_deploy import loading
+from alexnet_deploy.backends.fake import FakeBackend, write_fake
+from alexnet_deploy.errors import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    BackendMissing,
+    DeviceMissing,
+    FallbackWarning,
+    InputError,
+    ManifestError,
+    ModelError,
+    OutputNotFinite,
+    PictureError,
+)
+from alexnet_deploy.gpu import gpus
+from alexnet_deploy.manifest import Artifact, FileReference, Preprocess, manifest_path
+from alexnet_deploy.runtime import Runtime, softmax
+from alexnet_deploy.types import BatchRange, OutputKind, Precision
+from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
+
+no_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return tiny_artifact(tmp_path_factory.mktemp("tiny") / "model.onnx")
+
+
+def plan_with_twin(folder: Path) -> Artifact:
+    twin = tiny_artifact(folder / "model.int8.cpu.onnx")
+    return write_fake(
+        folder / "model.plan",
+        labels=LABELS,
+        height=SIZE,
+        width=SIZE,
+        twin=FileReference(file=twin.path.name, sha256=twin.manifest.sha256),
+    )
+
+
+class TestChoosing:
+    def test_a_graph_runs_on_onnxruntime(self, tiny: Artifact) -> None:
+        with Runtime(str(tiny.path)) as runtime:
+            assert runtime.backend == "onnxruntime"
+            assert runtime.manifest == tiny.manifest
+            assert "onnxruntime on" in repr(runtime)
+        assert "closed" in repr(runtime)
+
+    @no_gpu
+    def test_a_plan_without_a_gpu_runs_its_twin_and_says_so(self, tmp_path: Path) -> None:
+        plan = plan_with_twin(tmp_path)
+        with pytest.warns(FallbackWarning, match=r"model\.plan needs a GPU.*its twin model\.int8\.cpu\.onnx runs") as caught:
+            runtime = Runtime(plan.path)
+        assert caught[0].filename == __file__
+        with runtime, Runtime(tmp_path / "model.int8.cpu.onnx") as twin:
+            assert (runtime.backend, runtime.device, runtime.twin_of) == ("onnxruntime", "cpu", plan.path)
+            assert (runtime.artifact.path, runtime.running.path) == (plan.path, twin.artifact.path)
+            assert runtime.manifest.kind == "plan"
+            np.testing.assert_array_equal(runtime.logits(float_batch(3)), twin.logits(float_batch(3)))
+
+    def test_a_plan_asked_for_on_the_cpu_runs_its_twin_without_a_warning(self, tmp_path: Path) -> None:
+        plan = plan_with_twin(tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            runtime = Runtime(plan.path, "cpu")
+        assert runtime.twin_of == plan.path
+
+    @no_gpu
+    def test_a_plan_asked_for_on_cuda_is_strict(self, tmp_path: Path) -> None:
+        with pytest.raises(DeviceMissing, match="needs a GPU"):
+            Runtime(plan_with_twin(tmp_path).path, "cuda")
+
+    @no_gpu
+    def test_a_plan_without_a_twin_says_how_to_get_one(self, tmp_path: Path) -> None:
+        plan = write_fake(tmp_path / "model.plan")
+        with pytest.raises(DeviceMissing, match="build-engine"):
+            Runtime(plan.path)
+
+    @no_gpu
+    @pytest.mark.parametrize("victim", ["model.plan", "model.int8.cpu.onnx"])
+    def test_neither_plan_nor_twin_may_be_changed(self, tmp_path: Path, victim: str) -> None:
+        plan = plan_with_twin(tmp_path)
+        content = bytearray((tmp_path / victim).read_bytes())
+        content[-2] ^= 1
+        (tmp_path / victim).write_bytes(content)
+        with pytest.raises(ArtifactCorrupt, match="SHA-256"):
+            Runtime(plan.path, "cpu")
+
+    def test_a_twin_made_anew_is_not_the_plans_twin(self, tmp_path: Path) -> None:
+        plan = plan_with_twin(tmp_path)
+        tiny_artifact(tmp_path / "model.int8.cpu.onnx", graph=tiny_graph(bias=1))
+        with pytest.raises(ArtifactCorrupt, match="is not the twin"):
+            Runtime(plan.path, "cpu")
+
+    def test_a_backend_that_does_not_read_the_file_is_refused(self, tiny: Artifact, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"tensorrt does not read model\.onnx"):
+            Runtime(tiny.path, backend="tensorrt")
+        with pytest.raises(InputError, match="there is no backend 'caffe'"):
+            Runtime(tiny.path, backend="caffe")
+        with pytest.raises(InputError, match=r"the twin 'model\.int8\.cpu\.onnx'"):
+            Runtime(plan_with_twin(tmp_path).path, backend="onnxruntime")
+
+    @pytest.mark.parametrize(("device", "threads"), [("gpu", None), ("cuda:0", None), ("auto", 0), ("auto", True), ("cpu", 1.5)])
+    def test_unknown_devices_and_impossible_threads_are_refused(self, tiny: Artifact, device: str, threads: Any) -> None:
+        with pytest.raises(InputError):
+            Runtime(tiny.path, device, threads=threads)
+
+    def test_a_missing_package_is_named_with_its_extra(self, tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails, as where it is not installed
+        with pytest.raises(BackendMissing, match=r"pip install 'alexnet-deploy\[cpu\]'"):
+            Runtime(tiny.path, backend="onnxruntime")
+
+    def test_with_a_gpu_that_the_backend_cannot_use_auto_takes_the_cpu_and_says_so(
+        self, tiny: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from alexnet_deploy.gpu import Gpu
+
+        monkeypatch.setattr(loading, "gpus", lambda: (Gpu("a GPU that is not here", (9, 0), 1),))
+        with pytest.warns(FallbackWarning, match="runs on the CPU although there is a GPU"):
+            runtime = Runtime(tiny.path)
+        assert runtime.device == "cpu"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Runtime(tiny.path, "cpu").close()
+
+    def test_full_int8_weights_on_a_cpu_without_vnni_are_warned_of(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx", precision=Precision.INT8, reduce_range=False)
+        monkeypatch.setattr(loading, "has_vnni", lambda: True)
+        Runtime(artifact.path).close()
+        monkeypatch.setattr(loading, "has_vnni", lambda: False)
+        with pytest.warns(FallbackWarning, match="VNNI"):
+            Runtime(artifact.path).close()
+
+
+class TestFiles:
+    def test_what_is_not_there_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactMissing, match="does not exist"):
+            Runtime(tmp_path / "none.onnx")
+        with pytest.raises(ArtifactMissing, match="is a folder"):
+            Runtime(tmp_path)
+
+    def test_a_file_without_manifest_needs_a_named_backend(self, tiny: Artifact, tmp_path: Path) -> None:
+        path = tmp_path / "foreign.onnx"
+        path.write_bytes(tiny.path.read_bytes())
+        with pytest.raises(ManifestError, match="has no manifest"):
+            Runtime(path)
+        with Runtime(path, backend="onnxruntime") as runtime:
+            np.testing.assert_array_equal(runtime.logits(float_batch(3)), Runtime(tiny.path).logits(float_batch(3)))
+            assert runtime.manifest.input.shape == (None, 3, SIZE, SIZE)
+            assert runtime.manifest.file == "foreign.onnx"
+            with pytest.raises(InputError, match="logits or probabilities is not known"):
+                runtime.predict(float_batch(1))
+            with pytest.raises(InputError, match="wants its pictures is not known"):
+                runtime.logits(picture_batch(1))
+            with pytest.raises(InputError, match="wants its pictures is not known"):
+                runtime.classify(picture_batch(1))
+
+    def test_what_the_caller_says_of_a_file_without_manifest_is_used(self, tiny: Artifact, tmp_path: Path) -> None:
+        path = tmp_path / "foreign.onnx"
+        path.write_bytes(tiny.path.read_bytes())
+        recipe = Preprocess(height=SIZE, width=SIZE)
+        with Runtime(path, backend="onnxruntime", preprocess=recipe, labels=LABELS, output_kind=OutputKind.LOGITS) as runtime:
+            assert runtime.classify(picture_batch(2)) == Runtime(tiny.path).classify(picture_batch(2))
+        with pytest.raises(ModelError, match="2 labels for 7 classes"):
+            Runtime(path, backend="onnxruntime", labels=("a", "b"))
+
+    def test_a_manifest_is_not_overruled_by_arguments(self, tiny: Artifact) -> None:
+        with pytest.raises(InputError, match="has a manifest"):
+            Runtime(tiny.path, labels=("a",))
+
+    def test_files_of_other_kinds_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.pt"
+        path.write_bytes(b"\x80\x02")
+        with pytest.raises(ArtifactCorrupt, match=r"ends in '\.pt'"):
+            Runtime(path, backend="onnxruntime")
+
+    def test_a_graph_that_is_no_picture_classifier_is_refused(self, tmp_path: Path) -> None:
+        graph = tiny_graph()
+        del graph.graph.node[-2:]
+        graph.graph.output[0].name = "pooled"
+        for axis, size in zip(graph.graph.output[0].type.tensor_type.shape.dim, (None, 8), strict=True):
+            if size:
+                axis.dim_value = size
+        for _ in range(2):
+            graph.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+        path = tmp_path / "features.onnx"
+        path.write_bytes(graph.SerializeToString())
+        with pytest.raises(ModelError, match="the output of"):
+            Runtime(path, backend="onnxruntime")
+
+    def test_a_wrong_hash_is_named_even_where_loading_fails_too(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx")
+        artifact.path.write_bytes(b"\0" * artifact.manifest.size_bytes)
+        with pytest.raises(ArtifactCorrupt, match="SHA-256"):
+            Runtime(artifact.path)
+
+    def test_a_manifest_from_elsewhere_is_refused(self, tiny: Artifact, tmp_path: Path) -> None:
+        path = tmp_path / "renamed.onnx"
+        path.write_bytes(tiny.path.read_bytes())
+        manifest_path(path).write_bytes(manifest_path(tiny.path).read_bytes())
+        with pytest.raises(ManifestError, match="describes 'model"):
+            Runtime(path)
+
+
+class TestAnswers:
+    def test_a_graph_that_ends_in_probabilities_gives_them_as_they_are(self, tiny: Artifact, tmp_path: Path) -> None:
+        with Runtime(tiny_artifact(tmp_path / "m.onnx", softmax=True).path) as runtime, Runtime(tiny.path) as raw:
+            batch = float_batch(5)
+            np.testing.assert_allclose(runtime.predict(batch), raw.predict(batch), atol=1e-6)
+            np.testing.assert_allclose(np.exp(runtime.logits(batch)), raw.predict(batch), atol=1e-6)
+
+    def test_an_engine_that_gives_nan_is_an_error(self, tmp_path: Path) -> None:
+        with Runtime(tiny_artifact(tmp_path / "m.onnx", graph=tiny_graph(bias=np.nan)).path) as runtime:
+            with pytest.raises(OutputNotFinite):
+                runtime.predict(float_batch(1))
+            assert runtime.predict(float_batch(0)).shape == (0, len(LABELS))
+
+    @pytest.mark.parametrize(
+        ("smallest", "largest", "count"), [(4, 8, 1), (4, 8, 9), (7, 8, 9), (8, 8, 17), (1, 1, 3), (3, 5, 0)]
+    )
+    def test_batches_are_cut_and_filled_up_to_what_the_engine_takes(
+        self, tmp_path: Path, smallest: int, largest: int, count: int
+    ) -> None:
+        path = write_fake(tmp_path / "m.onnx", height=8, width=8, batch=BatchRange(smallest, smallest, largest)).path
+        free = write_fake(tmp_path / "free.onnx", height=8, width=8).path
+        batch = float_batch(count, (3, 8, 8))
+        with Runtime(path, backend="fake") as runtime, Runtime(free, backend="fake") as reference:
+            np.testing.assert_array_equal(runtime.logits(batch), reference.logits(batch))
+            engine = runtime._engine
+            assert isinstance(engine, FakeBackend)
+            assert all(smallest <= rows <= largest for rows in engine.calls)
+            assert len(engine.calls) == -(-count // largest)
+
+    def test_a_graph_of_one_fixed_batch_takes_any(self, tiny: Artifact, tmp_path: Path) -> None:
+        fixed = tiny_artifact(tmp_path / "m.onnx", graph=tiny_graph(batch=4))
+        with Runtime(fixed.path) as runtime, Runtime(tiny.path) as free:
+            assert runtime.batch == BatchRange(4, 4, 4)
+            for count in (0, 1, 4, 7):
+                np.testing.assert_allclose(
+                    runtime.logits(float_batch(count)), free.logits(float_batch(count)), rtol=1e-5, atol=1e-5
+                )
+
+    @settings(max_examples=50, deadline=None)
+    @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-3e38, 3e38, width=32)))
+    def test_softmax_of_any_finite_logits_is_a_distribution_in_their_order(self, logits: npt.NDArray[np.float32]) -> None:
+        with np.errstate(over="ignore"):  # the difference of two numbers near the limits
+            found = softmax(logits)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+        assert (found >= 0).all()
+        for row, answer in zip(logits, found, strict=True):
+            assert answer[row.argmax()] == answer.max()
+
+    @settings(max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_any_array_gives_an_answer_or_an_input_error(self, tiny: Artifact, data: st.DataObject) -> None:
+        dtype = data.draw(st.one_of(hnp.scalar_dtypes(), st.sampled_from([np.dtype(np.float32), np.dtype(np.uint8)])))
+        shape = data.draw(st.one_of(hnp.array_shapes(min_dims=0, max_dims=5, max_side=20), st.just((2, 3, SIZE, SIZE))))
+        batch = data.draw(hnp.arrays(dtype, shape))
+        with Runtime(tiny.path) as runtime:
+            try:
+                found = runtime.predict(batch)
+            except InputError:
+                return
+        assert found.shape == (len(batch), len(LABELS))
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+class TestClassify:
+    def test_files_and_arrays_of_any_size_get_their_best_classes(self, tiny: Artifact, tmp_path: Path) -> None:
+        pictures = [picture_batch(1, 30, 40)[0], picture_batch(1, 17, 16, seed=1)[0]]
+        files = [tmp_path / f"{index}.png" for index in range(2)]
+        for file, pixels in zip(files, pictures, strict=True):
+            Image.fromarray(pixels).save(file)
+        with Runtime(tiny.path) as runtime:
+            found = runtime.classify([files[0], str(files[1]), *pictures], top=3)
+            expected = np.concatenate([runtime.predict(picture[None]) for picture in pictures])
+        assert found[:2] == found[2:]
+        for answer, row in zip(found, expected, strict=False):
+            assert [label for label, _ in answer] == [LABELS[i] for i in np.argsort(-row)[:3]]
+            np.testing.assert_allclose([p for _, p in answer], np.sort(row)[::-1][:3], rtol=1e-4)
+
+    def test_a_single_file_counts_as_one(self, tiny: Artifact, tmp_path: Path) -> None:
+        Image.fromarray(picture_batch(1)[0]).save(tmp_path / "a.png")
+        with Runtime(tiny.path) as runtime:
+            assert len(runtime.classify(str(tmp_path / "a.png"))) == 1  # type: ignore[arg-type]
+            assert runtime.classify([]) == []
+
+    def test_more_classes_than_there_are_gives_all(self, tiny: Artifact) -> None:
+        with Runtime(tiny.path) as runtime:
+            (answer,) = runtime.classify(picture_batch(1), top=100)
+        assert sorted(label for label, _ in answer) == sorted(LABELS)
+        assert sum(p for _, p in answer) == pytest.approx(1, abs=1e-5)
+
+    def test_a_broken_picture_stops_classify_but_not_classify_each(self, tiny: Artifact, tmp_path: Path) -> None:
+        (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+        sources = [
+            picture_batch(1)[0],
+            tmp_path / "broken.jpg",
+            tmp_path / "none.jpg",
+            np.zeros((3, 4), np.uint8),
+            picture_batch(1)[0],
+        ]
+        with Runtime(tiny.path) as runtime:
+            with pytest.raises(PictureError, match=r"broken\.jpg"):
+                runtime.classify(sources)
+            outcomes = list(runtime.classify_each(iter(sources), top=1, batch_size=2))
+        assert [type(outcome.error) for outcome in outcomes] == [type(None), PictureError, PictureError, InputError, type(None)]
+        assert outcomes[0] == outcomes[4]
+
+    def test_a_stream_without_end_is_taken_as_it_is_needed(self, tiny: Artifact) -> None:
+        taken = 0
+
+        def endless() -> Any:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield picture_batch(1)[0]
+
+        with Runtime(tiny.path) as runtime:
+            answers = runtime.classify_each(endless(), batch_size=4, workers=2)
+            for _ in range(10):
+                next(answers)
+            assert taken <= 40
+            answers.close()  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("wrong", [{"top": 0}, {"batch_size": 0, "top": 1}, {"workers": -1, "top": 1}])
+    def test_impossible_options_are_refused_at_once(self, tiny: Artifact, wrong: dict[str, int]) -> None:
+        with Runtime(tiny.path) as runtime, pytest.raises(InputError, match="expected at least 1"):
+            runtime.classify_each([], **wrong)
+
+
+def test_it_runs_where_torch_and_onnx_cannot_be_imported(tiny: Artifact) -> None:
+    code = f"""
+        import sys
+        for name in "torch onnx onnxscript tensorrt tensorrt_rtx openvino safetensors click rich training".split():
+            sys.modules[name] = None
+        import numpy as np
+        from alexnet_deploy import Runtime
+        with Runtime({str(tiny.path)!r}) as runtime:
+            print(runtime.predict(np.zeros((2, 3, {SIZE}, {SIZE}), np.float32)).shape)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.stdout.strip() == f"(2, {len(LABELS)})", done.stderr
+    assert done.stderr == ""
+
+
+def test_onnxruntime_is_kept_from_reporting_usage() -> None:
+    code = "import alexnet_deploy, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": ""}, check=True)
+    assert done.stdout.strip() == "1"
