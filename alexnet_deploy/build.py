@@ -33,7 +33,7 @@ class BuildReport:
         artifact: the plan.
         seconds: parsing and building, without the imports.
         batch: the profile it was built with.
-        messages: TensorRT's warnings.
+        messages: TensorRT's warnings, each once.
     """
 
     artifact: Artifact
@@ -205,7 +205,7 @@ def _compile(
                 f"{bindings} did not build {model.path.name} for {', '.join(targets)}: {_last(messages)}",
                 fix=_advice(messages, model.manifest.precision),
             )
-        return bytes(plan), tuple(messages)
+        return bytes(plan), tuple(dict.fromkeys(message.strip() for message in messages))
 
 
 def _check_io(network: Any, model: Artifact) -> None:

@@ -96,7 +96,7 @@ def build_engine(
     watch = _Stopwatch()
     calibration = None
     if precision is onnx.manifest.precision:
-        graphs = _own_graphs(onnx, output.parent)
+        graphs = [_beside(onnx, output.parent)]
     elif onnx.manifest.precision is not Precision.FP32:
         raise InputError(
             f"{onnx.path.name} is {onnx.manifest.precision} already",
@@ -115,6 +115,7 @@ def build_engine(
                 quantize(onnx, output.parent / name, precision, form=form, calibration=calibration, skip=skip, progress=progress)
                 for name, form in _forms(stem, precision)
             ]
+    twin = _twin(onnx, graphs, output.parent)
     with watch.time("build"):
         report = build(
             graphs[0],
@@ -122,11 +123,11 @@ def build_engine(
             flavour=bindings.flavour,
             batch=batch,
             capabilities=capabilities,
-            twin=graphs[-1],
+            twin=twin,
             progress=progress,
         )
     return EngineReport(
-        artifacts=(*graphs, report.artifact),
+        artifacts=(*graphs, *([twin] if twin and twin not in graphs else []), report.artifact),
         seconds=watch.seconds,
         calibration=calibration.record if calibration else None,
         batch=report.batch,
@@ -147,13 +148,19 @@ def _forms(stem: str, precision: Precision) -> list[tuple[str, GraphForm]]:
     return forms
 
 
-def _own_graphs(onnx: Artifact, folder: Path) -> list[Artifact]:
-    """The graph itself and, for an INT8 one, its CPU form; copied beside the plan when they are elsewhere."""
-    graphs = [onnx]
+def _twin(onnx: Artifact, graphs: Sequence[Artifact], folder: Path) -> Artifact | None:
+    """The graph in `folder` that a machine without a GPU runs in the plan's stead; None where there is none that it could.
+
+    onnxruntime's CPU provider has no kernels for bfloat16, so a BF16 plan falls back to the FP32 graph. An INT8 graph in
+    TensorRT's form falls back to its CPU form, if `quantize` left that beside it.
+    """
+    graph = graphs[-1]
+    if graph.manifest.precision is Precision.BF16:
+        return _beside(onnx, folder) if onnx.manifest.precision is Precision.FP32 else None
     cpu_form = onnx.path.with_suffix(".cpu.onnx")
-    if onnx.manifest.precision is Precision.INT8 and manifest_path(cpu_form).exists():
-        graphs.append(Artifact.open(cpu_form))
-    return [_beside(graph, folder) for graph in graphs]
+    if graph is graphs[0] and graph.manifest.precision is Precision.INT8 and manifest_path(cpu_form).exists():
+        return _beside(Artifact.open(cpu_form), folder)
+    return graph
 
 
 def _beside(graph: Artifact, folder: Path) -> Artifact:

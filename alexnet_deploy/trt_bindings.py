@@ -287,7 +287,7 @@ class BuildMonitor:
             phase.inner = max(phase.inner, fraction)
             fraction = min(1.0, (phase.done + phase.inner) / phase.steps)
         percent = int(100 * fraction)
-        if percent <= self._percent:
+        if percent <= self._percent or self.cancelled:
             return
         self._percent = percent
         try:

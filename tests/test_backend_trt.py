@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import H100, L40, Error, FakeCuda, FakeEngine, install
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
 from alexnet_deploy.trt_execution import Execution, buckets
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
+from tests.fake_cuda import H100, L40, Error, FakeCuda, FakeEngine, install
 
 INPUT = TensorSpec("input", "float32", (None, 3, 8, 8))
 OUTPUT = TensorSpec("logits", "float32", (None, 5))

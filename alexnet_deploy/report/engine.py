@@ -30,7 +30,7 @@ def engine(of: EngineReport) -> Show:
             pairs.append(("without a GPU", f"{of.plan.manifest.twin.file} runs instead"))
         pairs.append(("took", ", ".join(f"{step} {words.seconds(seconds)}" for step, seconds in of.seconds.items())))
         terminal.facts(console, pairs)
-        terminal.lines(console, of.messages, style="yellow")
+        terminal.lines(console, [f"TensorRT remarks: {message}" for message in of.messages], style="dim")
 
     return show
 
