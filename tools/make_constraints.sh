@@ -3,7 +3,7 @@
 # Run it after a change of dependencies:  tools/make_constraints.sh && make test
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras=${1:-train,cpu,rtx,openvino,serve,score,package,dev}
+extras=${1:-train,cpu,rtx,openvino,serve,score,sign,dev}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 grep -m1 '^torch==' constraints.txt > "$work/keep.txt" || echo 'torch==2.13.0' > "$work/keep.txt"
 python3 -m venv "$work/venv"
