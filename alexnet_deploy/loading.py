@@ -132,9 +132,7 @@ def _backend_name(artifact: Artifact, named: str | None) -> str:
             raise InputError(
                 f"{name} does not read {artifact.path.name}, which is of the kind {manifest.kind!r}",
                 expected=f"a {' or '.join(line.kinds)} for it",
-                fix=f"backend={manifest.twin and 'None, or the twin ' + manifest.twin.file!r}"
-                if manifest.twin
-                else "backend=None",
+                fix=f"backend=None, or the twin {manifest.twin.file!r}" if manifest.twin else "backend=None",
             )
         return name
     if manifest.plan is not None:

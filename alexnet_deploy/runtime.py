@@ -186,8 +186,8 @@ class Runtime:
             batch_size: pictures in one call of the engine; the artifact's favourite (`batch.opt`) when None.
             workers: threads that decode; one a core when None.
         """
-        for what, number in (("top", top), ("batch_size", batch_size or 1), ("workers", workers or 1)):
-            if number < 1:
+        for what, number in (("top", top), ("batch_size", batch_size), ("workers", workers)):
+            if number is not None and number < 1:
                 raise InputError(f"{what} is {number}", expected="at least 1")
         return self._classify_each(sources, top, batch_size or self.batch.opt, workers, self.recipe)
 
