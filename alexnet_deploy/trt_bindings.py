@@ -8,7 +8,6 @@ Strongly typed networks serve all of them: TensorRT 11 knows no others, 10.x tak
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,11 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from alexnet_deploy import logs
 from alexnet_deploy.errors import BackendMissing
 from alexnet_deploy.types import BatchRange, Flavour, Progress, TensorSpec
 
-logger = logging.getLogger("alexnet_deploy.tensorrt")
-logger.addHandler(logging.NullHandler())  # silent, unless the application listens
+log = logs.logger(__name__)
 
 CURRENT = "current"
 
@@ -137,7 +136,7 @@ class TensorRt:
         config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
         cache = config.create_runtime_cache()
         if kernels and not cache.deserialize(kernels):
-            logger.info("the kernel cache is of another version or GPU, and is made anew")
+            log.info("the kernel cache is of another version or GPU, and is made anew")
         config.set_runtime_cache(cache)
         return engine.create_execution_context(config), cache
 
@@ -197,7 +196,7 @@ class Log:
 
     @contextmanager
     def collect(self) -> Iterator[list[str]]:
-        """A list that fills with the warnings and errors logged while the block runs, in any thread."""
+        """A list that fills with the warnings and errors that come while the block runs, in any thread."""
         messages: list[str] = []
         with self._lock:
             self._collectors.append(messages)
@@ -207,31 +206,30 @@ class Log:
             with self._lock:
                 self._collectors = [c for c in self._collectors if c is not messages]
 
-    def write(self, level: int, message: str) -> None:
-        logger.log(level, "%s", message)
-        if level >= logging.WARNING:
-            with self._lock:
-                for collector in self._collectors:
-                    collector.append(message)
+    def write(self, severity: str, message: str) -> None:
+        """Takes one message, with TensorRT's name of its severity."""
+        if severity not in _TROUBLE:
+            log.debug("%s", message)
+            return
+        log.info("%s", message)
+        with self._lock:
+            for collector in self._collectors:
+                collector.append(message)
 
 
-def _logger(module: ModuleType, log: Log) -> Any:
-    """An ILogger of this flavour that writes to `log`."""
+_TROUBLE = ("WARNING", "ERROR", "INTERNAL_ERROR")
+
+
+def _logger(module: ModuleType, said: Log) -> Any:
+    """An ILogger of this flavour that writes to `said`."""
     base: Any = module.ILogger
-    levels = {
-        "VERBOSE": logging.DEBUG,
-        "INFO": logging.DEBUG,
-        "WARNING": logging.WARNING,
-        "ERROR": logging.ERROR,
-        "INTERNAL_ERROR": logging.ERROR,
-    }
 
     class Logger(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            log.write(levels.get(severity.name, logging.DEBUG), message)
+            said.write(severity.name, message)
 
     return Logger()
 

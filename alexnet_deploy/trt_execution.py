@@ -13,7 +13,6 @@ Larger batches, and several in a row, go through two slots in turn: while the GP
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from bisect import bisect_left
@@ -26,12 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy import cuda
+from alexnet_deploy import cuda, logs
 from alexnet_deploy.errors import BackendError, FallbackWarning
 from alexnet_deploy.trt_bindings import TensorRt
 from alexnet_deploy.types import BatchRange, TensorSpec
 
-logger = logging.getLogger("alexnet_deploy.tensorrt")
+log = logs.logger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +101,7 @@ class Execution:
             self._owned = owned.pop_all()
         self._graphs = graphs and bindings.capturable(context, self._compute.handle)
         if graphs and not self._graphs:
-            logger.warning("this engine allocates memory while it runs: it runs without CUDA graphs")
+            log.info("this engine allocates memory while it runs: it runs without CUDA graphs")
 
     def run(self, batch: Array) -> npt.NDArray[np.float32]:
         """One batch, contiguous, of the input's dtype. Returns float32 (N, classes) that the caller owns.

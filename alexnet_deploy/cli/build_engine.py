@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, latest, progress_bars
+from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.types import BatchRange, Flavour, Precision
 
@@ -31,6 +32,7 @@ from alexnet_deploy.types import BatchRange, Flavour, Precision
     "--sm", default="", metavar="86,89", help="Target GPUs by compute capability, or current.  [all that one plan serves]"
 )
 @click.option("--target", type=click.Choice([f.value for f in Flavour]), help="[tensorrt if it is here, with a GPU]")
+@preprocess_options
 def command(
     model: Path | None,
     precision: str | None,
@@ -45,11 +47,13 @@ def command(
     max_batch: int | None,
     sm: str,
     target: str | None,
+    pictures_as: PreprocessOptions,
 ) -> Result:
     """Build a TensorRT engine from an ONNX graph.
 
     Without MODEL, the newest FP32 graph in models/. Without a precision, the graph's own. Graphs that are made on the way
-    are kept beside the plan: a machine without a GPU runs them in its stead.
+    are kept beside the plan: a machine without a GPU runs them in its stead. A graph without a manifest is adopted first,
+    with what --preset, --mean and the like say.
 
     \b
     Example:
@@ -57,11 +61,10 @@ def command(
       alexnet-deploy build-engine models/alexnet.onnx --fp16 --max-batch 128 --sm 86,89
     """
     from alexnet_deploy.engine import build_engine
-    from alexnet_deploy.manifest import Artifact
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report.engine import engine
 
-    onnx = Artifact.open(model or latest(".onnx", Precision.FP32, fix="alexnet-deploy export"))
+    onnx = open_or_adopt(model or latest(".onnx", Precision.FP32, fix="alexnet-deploy export"), pictures_as)
     wanted = Precision(precision) if precision else onnx.manifest.precision
     if output is None:
         output = onnx.path.with_name(_plan_name(onnx.path.stem, onnx.manifest.precision, wanted))
@@ -70,7 +73,8 @@ def command(
             onnx,
             output,
             wanted,
-            pictures=PictureSet.open(calib) if calib else None,
+            # Plain "demo" is the test split everywhere else; nobody wants to calibrate on that.
+            pictures=PictureSet.open("demo:train" if calib == "demo" else calib) if calib else None,
             method=calib_method,
             count=calib_count,
             seed=seed,
