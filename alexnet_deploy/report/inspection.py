@@ -55,7 +55,7 @@ def _manifest(of: Manifest) -> list[tuple[str, terminal.Cell]]:
         ("precision", f"{of.precision}" + (f", {of.form} form" if of.form else "")),
         (
             "pictures",
-            f"{_resized(recipe.resize)}{recipe.height}x{recipe.width} {recipe.channel_order}, {recipe.layout}, {_arithmetic(recipe)}",
+            f"{_resized(recipe)}{recipe.height}x{recipe.width} {recipe.channel_order}, {recipe.layout}, {_arithmetic(recipe)}",
         ),
     ]
     if of.labels:
@@ -99,8 +99,8 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(str(n) for n in shape) or words.NONE
 
 
-def _resized(resize: int | None) -> str:
-    return f"shorter side to {resize}, centre " if resize else ""
+def _resized(recipe: Preprocess) -> str:
+    return f"shorter side to {recipe.resize}, centre " if recipe.resize else ""
 
 
 def _arithmetic(recipe: Preprocess) -> str:
