@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.preprocess import Batch, normalise
+from alexnet_deploy.preprocess import Batch, Pixels, normalise
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.statistics import Interval, ratio_of_medians
@@ -130,11 +130,14 @@ def benchmark(
     return BenchmarkReport(machine=Machine.here(), threads=threads, seconds=seconds, timings=tuple(timings))
 
 
-def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch:
-    """Random pixels through the artifact's own preprocessing: float32 (batch, *input). Speed does not depend on the content."""
+def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch | Pixels:
+    """Random pixels as the artifact's own input, (batch, *input): float32 preprocessed, or uint8 where it takes pictures.
+
+    Speed does not depend on what is in them.
+    """
     recipe = runtime.manifest.preprocess
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, recipe.height, recipe.width, 3), np.uint8)
-    return normalise(pixels, recipe)
+    return pixels if runtime.manifest.input.dtype == "uint8" else normalise(pixels, recipe)
 
 
 def _identity(runtime: Runtime) -> tuple[str, str, str]:

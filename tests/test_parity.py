@@ -11,24 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
+from tiny_pictures import picture_set
 
 from alexnet_deploy import parity
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.parity import Answers, Gates, compare, evaluate, verify, verify_all
-from alexnet_deploy.pictures import UNLABELLED, PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
 
 Logits = npt.NDArray[np.float32]
-
-
-def picture_set(count: int, *, labelled: bool = True, classes: tuple[str, ...] = LABELS, size: int = SIZE) -> PictureSet:
-    random = np.random.default_rng(3)
-    pixels = tuple(random.integers(0, 256, (count, size, size, 3), np.uint8))
-    labels = np.arange(count) % len(classes) if labelled else np.full(count, UNLABELLED)
-    return PictureSet("memory", classes if labelled else (), labels.astype(np.int64), pixels, [f"p{i}" for i in range(count)])
 
 
 def answered(logits: Logits, *, file: str = "a.onnx", kind: OutputKind = OutputKind.LOGITS, labelled: bool = True) -> Answers:

@@ -145,7 +145,8 @@ def verification_page(of: Verification, pictures: PictureSet) -> str:
         html.notice(of.missed, "bad") if not passed else html.notice(["Every gate passed."] if gated(of) else [], "good"),
         html.notice(notes(of)),
     )
-    return html.page("Verification", lead, sections(of, pictures), opening=opening, footer=words.machine(Machine.here()))
+    every = [Section("Artifacts", _overview(of)), *sections(of, pictures)]
+    return html.page("Verification", lead, every, opening=opening, footer=words.machine(Machine.here()))
 
 
 def tiles(of: Verification) -> list[Tile]:
@@ -176,6 +177,25 @@ def sections(of: Verification, pictures: PictureSet) -> list[Section]:
     if any(report.moved for report in of.reports):
         parts.append(_moved_section(of, pictures))
     return parts
+
+
+def _overview(of: Verification) -> Markup:
+    first = of.reports[0]
+    each = [(first.reference, first.reference_accuracy, None), *((r.candidate, r.candidate_accuracy, r) for r in of.reports)]
+    rows = [
+        [
+            ran.file,
+            words.rate(found.top1 if found else None),
+            words.rate(report.agreement if report else None),
+            words.error(report.error.relative if report else None),
+            f"{ran.precision}{f', {ran.form} form' if ran.form else ''}",
+            words.size(ran.size_bytes),
+            words.ran_on(ran),
+        ]
+        for ran, found, report in each
+    ]
+    columns = ["artifact", ">top-1", ">agree", ">max error", "precision", ">size", "ran on"]
+    return html.table("What was compared; the first is the reference.", columns, rows, key=1)
 
 
 def _accuracy_section(of: Verification) -> Section:

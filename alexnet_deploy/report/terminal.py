@@ -8,7 +8,6 @@ from typing import Literal
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,15 +35,15 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell
     for chosen in _folds(widths, optional, console.width):
         drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
         for i in chosen:
-            drawn.add_column(names[i], justify=sides[i], overflow="fold", no_wrap=widths[i] <= console.width)
+            drawn.add_column(Text(names[i]), justify=sides[i], overflow="fold", no_wrap=widths[i] <= console.width)
         for row in rows:
-            drawn.add_row(*(row[i] for i in chosen))
+            drawn.add_row(*(_plain(row[i]) for i in chosen))
         console.print(drawn)
         console.print()
 
 
 def heading(console: Console, text: str) -> None:
-    console.print(f"[bold]{escape(text)}[/bold]")
+    console.print(Text(text, style="bold"))
 
 
 def lines(console: Console, sentences: Iterable[str], *, style: str = "") -> None:
@@ -59,7 +58,7 @@ def facts(console: Console, pairs: Sequence[tuple[str, Cell]]) -> None:
     drawn.add_column(style="dim", no_wrap=True)
     drawn.add_column(overflow="fold")
     for name, value in pairs:
-        drawn.add_row(name, value if isinstance(value, Text) else Text(value))
+        drawn.add_row(Text(name), _plain(value))
     console.print(drawn)
 
 
@@ -69,6 +68,11 @@ def verdict(console: Console, missed: Sequence[str], passed: str) -> None:
         console.print(Text(f"{len(missed)} gate{'s' if len(missed) > 1 else ''} missed", style="bold red"))
     elif passed:
         console.print(Text(passed, style="bold green"))
+
+
+def _plain(cell: Cell) -> Text:
+    """A name may hold square brackets, which rich would take for markup in a str."""
+    return cell if isinstance(cell, Text) else Text(cell)
 
 
 def _width(cell: Cell) -> int:
