@@ -14,9 +14,10 @@ from typing import Any
 from alexnet_deploy import trt_bindings
 from alexnet_deploy.errors import BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.manifest import Artifact, FileReference, Manifest, PlanRecord, write_artifact
+from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, Manifest, PlanRecord, write_artifact
+from alexnet_deploy.onnx_graph import layer_precisions, load_graph
 from alexnet_deploy.trt_bindings import CURRENT, PACKAGES, BuildMonitor, TensorRt, interruptible
-from alexnet_deploy.types import BatchRange, Flavour, Precision, Progress, TensorSpec, silent
+from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, TensorSpec, silent
 
 # What TensorRT for RTX builds for when nothing is said: "compute capability 8.0, 8.6, 8.9, 12.0, and later".
 # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
@@ -73,21 +74,28 @@ def build(
         BackendMissing: that TensorRT is not installed.
         DeviceMissing: it needs a GPU to build, and there is none.
         InputError: a target or batch size that is not possible.
-        ModelError: TensorRT cannot parse the graph.
+        ModelError: TensorRT cannot parse the graph, or it is not what its manifest calls it.
         BuildError: TensorRT did not build it; the message ends with TensorRT's own words.
     """
     if model.manifest.kind != "onnx":
         raise InputError(f"{model.path.name} is a {model.manifest.kind}", expected="an ONNX graph", fix="alexnet-deploy export")
+    if model.manifest.form is GraphForm.CPU:
+        raise InputError(
+            f"{model.path.name} is quantised for the CPU, with zero points that TensorRT does not take",
+            expected="the graph in TensorRT's form, made from the same ranges",
+            fix=f"the file without .cpu in its name: {model.path.name.replace('.cpu.', '.')}",
+        )
     output = Path(output)
     bindings = trt_bindings.load(flavour or choose_flavour())
     targets = choose_targets(bindings, capabilities, model.manifest.precision)
     batch = _fitting_batch(model, batch)
+    layers = _read_back(model)
     twin = twin or (model if model.path.resolve().parent == output.resolve().parent else None)
     started = time.perf_counter()
     plan, messages = _compile(bindings, model, batch, targets, progress)
     seconds = time.perf_counter() - started
     manifest = _manifest_of_plan(
-        model, batch, PlanRecord(flavour=bindings.flavour, version=bindings.version, capabilities=_as_built(targets))
+        model, batch, layers, PlanRecord(flavour=bindings.flavour, version=bindings.version, capabilities=_as_built(targets))
     )
     if twin is not None:
         manifest = replace(manifest, twin=FileReference(file=twin.path.name, sha256=twin.manifest.sha256))
@@ -228,9 +236,33 @@ def _add_profile(builder: Any, config: Any, spec: TensorSpec, batch: BatchRange)
         raise BuildError(f"TensorRT refuses a profile of {batch.min}, {batch.opt}, {batch.max} for {spec}")
 
 
-def _manifest_of_plan(model: Artifact, batch: BatchRange, record: PlanRecord) -> Manifest:
-    """What the graph's manifest says still holds for its plan; batch sizes and lineage are the plan's own."""
-    return replace(model.manifest, kind="plan", batch=batch, plan=record, parents=model.lineage(), twin=None)
+def _read_back(model: Artifact) -> tuple[LayerPrecision, ...]:
+    """What each Conv and Gemm computes in, as the graph itself types it: TensorRT has no say in a strongly typed network.
+
+    Raises:
+        ModelError: no layer computes in what the manifest calls the graph, or one computes in something else than it says.
+    """
+    layers = layer_precisions(load_graph(model.path))
+    said = model.manifest
+    if layers and said.precision not in {layer.precision for layer in layers}:
+        found = ", ".join(sorted({layer.precision for layer in layers}))
+        raise ModelError(
+            f"{model.path.name} is called {said.precision}, its layers compute in {found}",
+            expected=f"at least one {said.precision} layer",
+            fix=f"alexnet-deploy build-engine --{said.precision}, from the FP32 graph",
+        )
+    if said.layers and layers != said.layers:
+        differs = next((a.layer for a, b in zip(layers, said.layers, strict=False) if a != b), "their number")
+        raise ModelError(
+            f"the layers of {model.path.name} are not those that its manifest lists ({differs})",
+            expected="a graph that was written together with its manifest",
+        )
+    return layers
+
+
+def _manifest_of_plan(model: Artifact, batch: BatchRange, layers: tuple[LayerPrecision, ...], record: PlanRecord) -> Manifest:
+    """What the graph's manifest says still holds for its plan; batch sizes, layers and lineage are the plan's own."""
+    return replace(model.manifest, kind="plan", batch=batch, layers=layers, plan=record, parents=model.lineage(), twin=None)
 
 
 def _parser_errors(parser: Any) -> str:

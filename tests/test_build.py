@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy import build as room
 from alexnet_deploy import trt_bindings
 from alexnet_deploy.build import PORTABLE, PORTABLE_FP8, build, choose_flavour, choose_targets
-from alexnet_deploy.errors import BackendMissing, BuildError, DeviceMissing, InputError, ModelError
+from alexnet_deploy.errors import ArtifactCorrupt, BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.half import to_half
-from alexnet_deploy.manifest import Artifact, FileReference, PlanRecord
+from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, PlanRecord
 from alexnet_deploy.trt_bindings import TensorRt
-from alexnet_deploy.types import BatchRange, Flavour, Precision
+from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision
 from tests.tiny import LABELS, tiny_artifact, tiny_graph
 
 RTX = Flavour.TENSORRT_RTX
@@ -113,18 +113,24 @@ def test_the_reason_of_a_failed_build_is_tensorrts_own(model: Artifact, tmp_path
 
 def test_what_the_parser_refuses_names_the_operator(tmp_path: Path) -> None:
     graph = tiny_graph()
-    graph.graph.node.insert(0, helper.make_node("FancyNewOp", ["input"], ["fancy"], name="novelty", domain="com.example"))
-    graph.opset_import.append(helper.make_opsetid("com.example", 1))
-    graph.graph.node[1].input[0] = "fancy"
-    with pytest.raises(ModelError, match=r"cannot parse odd\.onnx: .*FancyNewOp"):
+    graph.graph.node.insert(0, helper.make_node("Bernoulli", ["input"], ["drawn"], name="a draw"))
+    graph.graph.node[1].input[0] = "drawn"
+    with pytest.raises(ModelError, match=r"cannot parse odd\.onnx: .*Bernoulli"):
         build(tiny_artifact(tmp_path / "odd.onnx", graph=graph), tmp_path / "x.plan", flavour=RTX)
+
+
+def test_the_cpu_form_is_refused_with_the_name_of_the_other(tmp_path: Path) -> None:
+    model = tiny_artifact(tmp_path / "net.int8.cpu.onnx", form=GraphForm.CPU, precision=Precision.INT8)
+    with pytest.raises(InputError, match="quantised for the CPU") as caught:
+        build(model, tmp_path / "x.plan", flavour=RTX)
+    assert caught.value.fix.endswith(": net.int8.onnx")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 600])
 def test_a_truncated_graph_is_refused(tmp_path: Path, keep: int) -> None:
     model = tiny_artifact(tmp_path / "tiny.onnx")
     model.path.write_bytes(model.path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"cannot parse|inputs \[\]"):
+    with pytest.raises(ArtifactCorrupt, match=r"tiny\.onnx"):
         build(model, tmp_path / "x.plan", flavour=RTX)
 
 
@@ -240,3 +246,30 @@ def test_weights_that_are_graph_inputs_too_are_still_one_input(tmp_path: Path) -
         graph.graph.input.append(helper.make_tensor_value_info(weight.name, TensorProto.FLOAT, array.shape))
     model = tiny_artifact(tmp_path / "old.onnx", graph=graph)
     assert build(model, tmp_path / "x.plan", flavour=RTX).artifact.manifest.input.name == "input"
+
+
+# A plan is what it is called
+
+
+def test_the_precision_of_every_layer_is_read_from_the_graph_itself(tmp_path: Path) -> None:
+    half = tiny_artifact(tmp_path / "half.onnx", graph=to_half(tiny_graph(), "float16"), precision=Precision.FP16)
+    layers = build(half, tmp_path / "half.plan", flavour=RTX).artifact.manifest.layers
+    assert [(layer.layer, layer.op, layer.precision) for layer in layers] == [
+        ("conv", "Conv", Precision.FP16),
+        ("fc", "Gemm", Precision.FP16),
+    ]
+
+
+def test_a_graph_called_int8_that_is_not_is_refused(tmp_path: Path) -> None:
+    model = tiny_artifact(tmp_path / "tiny.onnx", precision=Precision.INT8)
+    with pytest.raises(ModelError, match=r"tiny\.onnx is called int8, its layers compute in fp32"):
+        build(model, tmp_path / "x.plan", flavour=RTX)
+
+
+def test_a_layer_that_is_not_what_the_manifest_lists_is_refused(tmp_path: Path) -> None:
+    listed = (
+        LayerPrecision(layer="conv", op="Conv", precision=Precision.FP32),
+        LayerPrecision(layer="fc", op="Gemm", precision=Precision.INT8),
+    )
+    with pytest.raises(ModelError, match=r"not those that its manifest lists \(fc\)"):
+        build(tiny_artifact(tmp_path / "tiny.onnx", layers=listed), tmp_path / "x.plan", flavour=RTX)

@@ -17,10 +17,12 @@ def engine(of: EngineReport) -> Show:
         terminal.table(
             console,
             ["file", "what", ">size"],
-            [[str(a.path), _what(a.manifest), words.size(a.manifest.size_bytes)] for a in of.artifacts],
+            [[a.path.name, _what(a.manifest), words.size(a.manifest.size_bytes)] for a in of.artifacts],
         )
         plan = of.plan.manifest.plan
-        pairs = [("built by", _built_by(plan))] if plan else []
+        pairs = [("folder", str(of.plan.path.parent))]
+        if plan:
+            pairs.append(("built by", _built_by(plan)))
         pairs.append(("batch", f"{of.batch.min} to {of.batch.max}, fastest at {of.batch.opt}"))
         if of.calibration:
             data = of.calibration.data
@@ -29,8 +31,9 @@ def engine(of: EngineReport) -> Show:
         if of.plan.manifest.twin:
             pairs.append(("without a GPU", f"{of.plan.manifest.twin.file} runs instead"))
         pairs.append(("took", ", ".join(f"{step} {words.seconds(seconds)}" for step, seconds in of.seconds.items())))
+        if of.messages:
+            pairs.append(("TensorRT", f"{words.count(len(of.messages), 'remark')}, which --json shows"))
         terminal.facts(console, pairs)
-        terminal.lines(console, [f"TensorRT remarks: {message}" for message in of.messages], style="dim")
 
     return show
 

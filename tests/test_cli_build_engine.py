@@ -1,0 +1,152 @@
+"""`alexnet-deploy build-engine`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from alexnet_deploy.cli import main
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.types import BatchRange, Precision
+from tests.tiny import tiny_artifact, tiny_graph
+
+RTX = ("--target", "tensorrt-rtx")
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models folder with one FP32 graph, made from the demo data, in it."""
+    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(tmp_path))
+    tiny_artifact(tmp_path / "tiny.onnx", pictures=PictureSet.open("demo:train").sample(40).reference())
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["build-engine", *map(str, arguments)])
+
+
+def call_json(*arguments: str | Path) -> Any:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".json")
+
+
+def test_without_arguments_the_newest_fp32_graph_is_built(models: Path) -> None:
+    call("--fp16", *RTX)
+    os.utime(models / "tiny.fp16.onnx", (2e9, 2e9))  # newer, but not FP32
+    result = call(*RTX)
+    assert result.exit_code == 0, result.output
+    assert names(models) == ["tiny.fp16.onnx", "tiny.fp16.plan", "tiny.fp32.plan", "tiny.onnx"]
+
+
+def test_int8_leaves_both_graphs_and_the_plan(models: Path) -> None:
+    report = call_json("--int8", "--calib-method", "minmax", "--calib-count", "40", *RTX)
+    assert names(models) == ["tiny.int8.cpu.onnx", "tiny.int8.onnx", "tiny.int8.plan", "tiny.onnx"]
+    assert [Path(a["path"]).name for a in report["artifacts"]] == ["tiny.int8.onnx", "tiny.int8.cpu.onnx", "tiny.int8.plan"]
+    assert report["calibration"]["data"]["location"] == "demo:train"
+    assert Artifact.open(models / "tiny.int8.plan").manifest.precision is Precision.INT8
+
+
+def test_the_screen_tells_files_targets_and_the_twin(models: Path) -> None:
+    result = call("--int8", "--calib", "demo", "--calib-count", "40", *RTX)
+    assert result.exit_code == 0, result.output
+    for piece in ("tiny.int8.plan", "int8 engine", "cpu form", "sm86", "40 pictures", "runs instead", "calibrate"):
+        assert piece in result.stdout
+
+
+def test_a_graph_that_is_quantised_already_is_built_as_it_is(models: Path) -> None:
+    call("--fp16", *RTX)
+    report = call_json(models / "tiny.fp16.onnx", "--max-batch", "2", *RTX)
+    assert Path(report["artifacts"][-1]["path"]).name == "tiny.fp16.plan"
+    assert report["batch"]["max"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "batch"),
+    [
+        ([], BatchRange(1, 4, 8)),
+        (["--max-batch", "32"], BatchRange(1, 4, 32)),
+        (["--max-batch", "2"], BatchRange(1, 2, 2)),
+        (["--min-batch", "6"], BatchRange(6, 6, 8)),
+        (["--opt-batch", "16"], BatchRange(1, 16, 16)),
+        (["--min-batch", "2", "--opt-batch", "3", "--max-batch", "5"], BatchRange(2, 3, 5)),
+    ],
+)
+def test_batch_options_that_are_left_out_follow_the_graph_and_the_others(
+    models: Path, options: list[str], batch: BatchRange
+) -> None:
+    report = call_json(*options, *RTX)
+    assert BatchRange(**report["batch"]) == batch
+
+
+def test_a_foreign_graph_is_adopted_first(models: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign" / "net.onnx"
+    foreign.parent.mkdir()
+    foreign.write_bytes(tiny_graph().SerializeToString())
+    refused = call(foreign, "--fp16", *RTX)
+    assert refused.exit_code == 2
+    assert "has no manifest" in refused.stderr
+    report = call_json(foreign, "--preset", "torchvision", "--fp16", *RTX)
+    assert Path(report["artifacts"][-1]["path"]) == models / "net.adopted.fp16.plan"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.onnx"], "missing.onnx does not exist"),
+        (["--sm", "90"], "cannot build for sm90"),
+        (["--sm", "current,86"], "cannot stand beside"),
+        (["--min-batch", "8", "--max-batch", "4"], "8..4..4 is not"),
+        (["--int8", "--calib", "nowhere"], "nowhere does not exist"),
+        (["--int8", "--skip", "no-such-layer"], "no-such-layer"),
+        (["--int8", "--calib-method", "magic"], "magic"),
+        (["--int8", "--calib-count", "3"], "pictures"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(models: Path, arguments: list[str], says: str) -> None:
+    result = call(*arguments, *RTX)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+    assert names(models) == ["tiny.onnx"]
+
+
+def test_an_empty_models_folder_says_what_makes_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(tmp_path))
+    result = call("--fp16")
+    assert result.exit_code == 2
+    assert "alexnet-deploy export" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(models: Path) -> None:
+    result = call("--fp16", "-o", "/proc/nowhere/x.plan", *RTX)
+    assert result.exit_code == 2
+    assert "cannot write in /proc/nowhere" in result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_nothing_half_written(models: Path) -> None:
+    command = [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "build-engine", "--int8", *RTX]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    time.sleep(1.5)  # anywhere in it: imports, calibration, quantisation or building
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), said  # 0 when it was done before the signal came
+    assert "Traceback" not in said
+    assert not [p.name for p in models.iterdir() if p.name.endswith(".tmp")]
+    for path in models.glob("*.json"):
+        Artifact.open(path.with_suffix(""))
