@@ -384,7 +384,8 @@ class FakeTensorRt:
 
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
 
-    def __init__(self, version: str, engine: FakeEngine | None, invalid: int = 0) -> None:
+    def __init__(self, version: str, engine: FakeEngine | None, invalid: int = 0, plan: bytes | None = None) -> None:
+        """`plan` is the only file that is taken for the engine's; None takes any."""
         self.__version__ = version
         module = self
 
@@ -395,9 +396,10 @@ class FakeTensorRt:
             def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:
                 return (module.EngineValidity.INVALID if invalid else module.EngineValidity.VALID, invalid)
 
-            def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
-                if engine is None:
+            def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+                if engine is None or plan not in (None, content):
                     self.logger.log(SimpleNamespace(name="ERROR"), "the magic number is wrong")
+                    return None
                 return engine
 
         self.Runtime = Runtime
@@ -412,9 +414,10 @@ def install(
     version: str = "1.7.1.116",
     gpu: Gpu = L40,
     invalid: int = 0,
+    plan: bytes | None = None,
 ) -> TensorRt:
     """Makes this process believe in the fake GPU, CUDA and TensorRT until the test ends."""
-    bindings = TensorRt(flavour, FakeTensorRt(version, engine, invalid))  # type: ignore[arg-type]
+    bindings = TensorRt(flavour, FakeTensorRt(version, engine, invalid, plan))  # type: ignore[arg-type]
     monkeypatch.setattr(cuda, "_api", lambda: fake)
     monkeypatch.setattr(cuda, "gpus", lambda: (gpu,))
     monkeypatch.setattr(loading, "gpus", lambda: (gpu,))

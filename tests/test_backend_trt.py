@@ -22,6 +22,7 @@ from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
 from alexnet_deploy.trt_execution import Execution, buckets
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
+from tests.conformance import Conformance
 from tests.fake_cuda import H100, L40, Error, FakeCuda, FakeEngine, install
 
 INPUT = TensorSpec("input", "float32", (None, 3, 8, 8))
@@ -65,6 +66,27 @@ def backend(tmp_path: Path, fake: FakeCuda, engine: FakeEngine, monkeypatch: pyt
 
 def pictures(count: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+class TestTensorRtOnAFakeGpu(Conformance):
+    """What every backend must do; all but what needs another process, where the fake is not."""
+
+    backend = "tensorrt-rtx"
+    device = "cuda"
+    test_a_spawned_process_answers_the_same = None  # type: ignore[assignment]
+
+    @staticmethod
+    def make_artifact(path_without_suffix: Path) -> Artifact:
+        return write_plan(path_without_suffix.parent, batch=BatchRange(1, 4, 8))
+
+    @pytest.fixture(scope="class", autouse=True)
+    def fake_gpu(self, artifact: Artifact) -> Iterator[FakeCuda]:
+        fake = FakeCuda("random")
+        engine = FakeEngine(fake, INPUT, OUTPUT, artifact.manifest.batch)
+        with pytest.MonkeyPatch.context() as patch:
+            install(patch, fake, engine, plan=artifact.path.read_bytes())
+            yield fake
+        assert fake.held == 0
 
 
 # Right answers
