@@ -8,8 +8,7 @@ rank 2, every node named.
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit, fold
@@ -36,7 +35,7 @@ def normalise(model: ModelProto, *, open_batch: bool = True) -> list[str]:
     """
     changes: list[str] = []
     if model.functions:
-        model.CopyFrom(onnx.inliner.inline_local_functions(model))
+        model.CopyFrom(inliner.inline_local_functions(model))
         changes.append("local functions inlined")
     if _weights_are_no_inputs(model.graph):
         changes.append("weights no longer listed as inputs")
@@ -82,7 +81,7 @@ def raise_opset(model: ModelProto, version: int) -> None:
         return
     names = [node.name for node in model.graph.node]
     try:
-        converted = onnx.version_converter.convert_version(model, version)
+        converted = version_converter.convert_version(model, version)
     except Exception as error:  # ConvertError, RuntimeError, and IndexError from the C++ side
         raise ModelError(
             f"opset {edit.opset(model)} cannot be raised to {version}: {edit.first_line(error)}",

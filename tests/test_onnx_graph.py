@@ -1,0 +1,323 @@
+"""Reading, judging, normalising and writing ONNX graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import foreign_models
+import numpy as np
+import pytest
+from foreign_models import ACCEPTED, REFUSED, SIZE, Net, save, trunk
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
+from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, file_sha256, manifest_path
+from alexnet_deploy.onnx_graph import adopt, describe, edit, load_graph, normalise, save_graph
+from alexnet_deploy.onnx_graph.raw_input import accept_pixels
+from alexnet_deploy.onnx_graph.running import function
+from alexnet_deploy.onnx_graph.statistics import statistics
+from alexnet_deploy.preprocess import normalise as preprocess
+from alexnet_deploy.types import BatchRange, OutputKind, Precision
+
+
+def random_input(model: ModelProto, count: int = 2) -> np.ndarray:
+    spec, _, _ = describe(model)
+    shape = (count, *(SIZE if n is None else n for n in spec.shape[1:]))
+    random = np.random.default_rng(1)
+    if spec.dtype == "uint8":
+        return random.integers(0, 256, shape, np.uint8)
+    return random.standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_adopted_model_speaks_the_dialect_and_answers_as_before(name: str, tmp_path: Path) -> None:
+    foreign = ACCEPTED[name]()
+    path = save(foreign.model, tmp_path / "model.onnx")
+    before = file_sha256(path)
+    artifact = adopt(path, foreign.recipe, output=tmp_path / "adopted.onnx")
+
+    assert file_sha256(path) == before
+    assert Artifact.open(artifact.path).manifest == artifact.manifest
+    model = load_graph(artifact.path)
+    assert edit.opset(model) >= 20
+    assert [value.name for value in model.graph.input] == [artifact.manifest.input.name]
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"Constant", "ConstantOfShape", "Identity", "Dropout"}
+    assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+    assert all(node.name for node in model.graph.node)
+    weights = edit.initialisers(model.graph)
+    assert all(node.input[1] in weights for node in edit.nodes_of(model.graph, "Conv", "Gemm", "MatMul"))
+    assert artifact.manifest.input.shape[0] is None
+
+    pixels = np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    fed = pixels if artifact.manifest.input.dtype == "uint8" else preprocess(pixels, foreign.recipe)
+    old_fed = preprocess(pixels, foreign.recipe)
+    if artifact.manifest.input.dtype == "uint8":
+        old_fed = old_fed.astype(np.uint8)
+    rows = [function(foreign.model)(old_fed[i : i + 1]).reshape(1, -1) for i in range(3)]
+    np.testing.assert_allclose(function(model)(fed), np.concatenate(rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_image_classifier_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    maker, words = REFUSED[name]
+    path = save(maker(), tmp_path / "model.onnx")
+    with pytest.raises((ModelError, InputError)) as caught:
+        adopt(path, foreign_models.RECIPE, output=tmp_path / "adopted.onnx")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx"]
+
+
+def test_batch_normalisation_after_a_convolution_is_folded_and_elsewhere_kept() -> None:
+    model = foreign_models.batch_normalisation().model
+    assert "BatchNormalization folded" in normalise(model)
+    kept = list(edit.nodes_of(model.graph, "BatchNormalization"))
+    assert len(kept) == 1
+    assert edit.producers(model.graph)[kept[0].input[0]].op_type == "MaxPool"
+
+
+def test_a_batch_that_cannot_be_opened_stays_fixed(tmp_path: Path) -> None:
+    net = Net()
+    doubled = net.node("Add", net.head(trunk(net), 16), net.constant(np.zeros((1, 10)), np.float32))
+    fixed = net.node("Squeeze", net.node("Unsqueeze", doubled, net.constant([0], np.int64)), net.constant([0, 1], np.int64))
+    result = net.node("Unsqueeze", fixed, net.constant([0], np.int64))
+    model = net.model(result, input_shape=(1, 3, SIZE, SIZE), output_shape=(1, 10))
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    assert artifact.manifest.batch == BatchRange(1, 1, 1)
+    assert artifact.manifest.input.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("maker", "kind"),
+    [
+        (foreign_models.residual, OutputKind.LOGITS),
+        (foreign_models.softmax_at_the_end, OutputKind.PROBABILITIES),
+        (foreign_models.log_softmax_at_the_end, OutputKind.LOGITS),
+    ],
+)
+def test_what_the_output_means_is_read_from_the_graph(maker: object, kind: OutputKind) -> None:
+    assert describe(maker().model)[2] is kind  # type: ignore[operator]
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return save(foreign_models.residual().model, tmp_path / "sound.onnx")
+
+
+def test_a_missing_file_is_told_apart_from_a_broken_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing):
+        load_graph(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_graph_is_refused(sound: Path, kept: float) -> None:
+    content = sound.read_bytes()
+    sound.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises((ArtifactCorrupt, ModelError)):
+        load_graph(sound)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not a model", b"\x08\x08", bytes(range(256)) * 10])
+def test_what_is_no_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(content)
+    with pytest.raises((ArtifactCorrupt, ModelError)):
+        load_graph(path)
+
+
+def test_weights_in_a_file_beside_the_model_are_taken_in(tmp_path: Path) -> None:
+    foreign = foreign_models.residual()
+    path = save(foreign.model, tmp_path / "model.onnx", external=True)
+    assert (tmp_path / "model.weights").is_file()
+    artifact = adopt(path, foreign.recipe)
+    (tmp_path / "model.weights").unlink()
+    fed = random_input(foreign.model)
+    np.testing.assert_allclose(function(load_graph(artifact.path))(fed), function(foreign.model)(fed), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"location": "../secret"},
+        {"location": "/etc/passwd"},
+        {"location": "..\\secret"},
+        {"location": ""},
+        {"location": "."},
+        {"location": "nothing.weights"},
+        {"offset": "9999999999"},
+        {"offset": "-4"},
+        {"length": "1000000000000"},
+        {"length": "many"},
+    ],
+)
+def test_weights_that_stand_elsewhere_are_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"s" * 100_000)
+    path = save(foreign_models.residual().model, folder / "model.onnx", external=True)
+    model = ModelProto.FromString(path.read_bytes())
+    entries = {entry.key: entry.value for entry in model.graph.initializer[0].external_data} | change
+    del model.graph.initializer[0].external_data[:]
+    for key, value in entries.items():
+        model.graph.initializer[0].external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError):
+        load_graph(path)
+
+
+def test_weights_behind_a_link_that_leads_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = save(foreign_models.residual().model, folder / "model.onnx", external=True)
+    (folder / "model.weights").rename(tmp_path / "elsewhere")
+    (folder / "model.weights").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="leads elsewhere"):
+        load_graph(path)
+
+
+def test_an_initialiser_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    model = foreign_models.residual().model
+    model.graph.initializer[0].dims[:] = [100_000, 100_000]
+    with pytest.raises(ModelError, match="elements"):
+        load_graph(save(model, tmp_path / "model.onnx"))
+
+
+def test_a_written_graph_holds_no_metadata(tmp_path: Path) -> None:
+    model = foreign_models.residual().model
+    normalise(model)
+    secret = "/home/somebody/project/model.py"
+    model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = secret
+    model.producer_name = secret
+    model.graph.node[0].metadata_props.add(key="stack", value=secret)
+    model.graph.initializer[0].doc_string = secret
+    model.metadata_props.add(key="path", value=secret)
+    given, result, _ = describe(model)
+    manifest = Manifest(kind="onnx", input=given, output=result, preprocess=foreign_models.RECIPE, batch=BatchRange())
+    artifact = save_graph(model, tmp_path / "model.onnx", manifest)
+    assert secret.encode() not in artifact.path.read_bytes()
+    assert [(x.op, x.precision) for x in artifact.manifest.layers][-1] == ("Gemm", Precision.FP32)
+
+
+def test_the_same_graph_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    foreign = foreign_models.concatenation()
+    path = save(foreign.model, tmp_path / "model.onnx")
+    hashes = {adopt(path, foreign.recipe, output=tmp_path / f"{i}.onnx").manifest.sha256 for i in range(2)}
+    assert len(hashes) == 1
+
+
+def test_a_graph_that_the_checker_refuses_is_not_written(tmp_path: Path) -> None:
+    model = foreign_models.residual().model
+    given, result, _ = describe(model)
+    model.graph.node[0].input[1] = "nowhere"
+    manifest = Manifest(kind="onnx", input=given, output=result, preprocess=foreign_models.RECIPE, batch=BatchRange())
+    with pytest.raises(ModelError):
+        save_graph(model, tmp_path / "model.onnx", manifest)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_original_is_never_overwritten(sound: Path) -> None:
+    with pytest.raises(InputError, match="original"):
+        adopt(sound, foreign_models.RECIPE, output=sound)
+    assert not manifest_path(sound).exists()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Preprocess(height=SIZE, width=SIZE + 1),
+        Preprocess(height=SIZE, width=SIZE, layout="nhwc"),
+        Preprocess(height=SIZE, width=SIZE, mean=(0.0,), std=(1.0,), channel_order="grey"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(sound: Path, recipe: Preprocess) -> None:
+    with pytest.raises(InputError, match="the graph takes"):
+        adopt(sound, recipe)
+
+
+def test_the_number_of_labels_must_be_that_of_the_classes(sound: Path) -> None:
+    with pytest.raises(InputError, match="3 labels for 10 classes"):
+        adopt(sound, foreign_models.RECIPE, ["a", "b", "c"])
+
+
+@given(
+    order=st.sampled_from(["rgb", "bgr", "grey"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    scale=st.sampled_from([1.0, 1 / 255, 1 / 127.5]),
+    numbers=st.lists(st.floats(0.1, 200), min_size=6, max_size=6),
+)
+def test_preprocessing_in_the_graph_equals_preprocessing_outside(
+    order: str, layout: str, scale: float, numbers: list[float]
+) -> None:
+    channels = 1 if order == "grey" else 3
+    recipe = Preprocess(
+        height=6,
+        width=5,
+        scale=scale,
+        mean=tuple(numbers[:channels]),
+        std=tuple(numbers[3 : 3 + channels]),
+        channel_order=order,  # type: ignore[arg-type]
+        layout=layout,  # type: ignore[arg-type]
+    )
+    net = Net(opset=20)
+    scores = net.node("Flatten", net.node("Neg", net.node("Neg", "data")))
+    model = net.model(scores, input_shape=("N", *recipe.input_shape), output_shape=("N", 30 * channels))
+    left = accept_pixels(model, recipe)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), np.uint8)
+    inside = function(model)(pixels)
+    # A fused multiply-add may round once where numpy rounds twice.
+    np.testing.assert_allclose(
+        inside, preprocess(pixels, recipe).reshape(2, -1), rtol=2e-6, atol=2e-6 * 255 * scale / min(recipe.std)
+    )
+    assert (left.scale, left.layout, left.channel_order) == (1.0, "nhwc", "rgb")
+    assert describe(model)[0].dtype == "uint8"
+
+
+def test_statistics_count_what_the_literature_counts() -> None:
+    """One convolution 3 -> 8 of 3x3 at 32x32, one Gemm 8 -> 10, by hand."""
+    net = Net(opset=20)
+    model = net.model(net.head(net.relu(net.conv("data", 8, 3)), 8))
+    found = statistics(model)
+    assert found.parameters == (3 * 8 * 9 + 8) + (8 * 10 + 10)
+    assert found.multiply_adds == 32 * 32 * 8 * 27 + 80
+    assert found.layers[0].shape == (8, 32, 32)
+    assert found.peak_bytes == 2 * 8 * 32 * 32 * 4
+    assert found.ops["Conv"] == 1
+
+
+def test_grouped_convolutions_cost_a_share() -> None:
+    net = Net(opset=20)
+    whole = statistics(net.model(net.head(net.conv("data", 6, 3, 1, bias=False), 6)))
+    net = Net(opset=20)
+    grouped = statistics(net.model(net.head(net.conv("data", 6, 3, 1, group=3, bias=False), 6)))
+    assert grouped.layers[0].multiply_adds * 3 == whole.layers[0].multiply_adds
+
+
+def test_the_precision_of_a_layer_is_read_from_its_operands() -> None:
+    net = Net(opset=20)
+    scale, zero = net.constant(0.1, np.float32), net.constant(0, np.int8)
+    quantised = net.node("DequantizeLinear", net.node("QuantizeLinear", "data", scale, zero), scale, zero)
+    stored = net.node("DequantizeLinear", net.constant(np.ones((8, 3, 3, 3)), np.int8), scale, zero)
+    both = net.node("Conv", quantised, stored, kernel_shape=[3, 3])
+    weights_only = net.node("Conv", both, net.node("DequantizeLinear", net.constant(np.ones((8, 8, 3, 3)), np.int8), scale, zero))
+    model = net.model(net.head(weights_only, 8))
+    found = [layer.precision for layer in statistics(model).layers if layer.precision]
+    assert found == [Precision.INT8, Precision.FP32, Precision.FP32]
+
+
+def test_an_unused_weight_is_dropped() -> None:
+    model = foreign_models.residual().model
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1000, np.float32), "unused"))
+    model.graph.node.append(helper.make_node("Relu", ["data"], ["unread"]))
+    normalise(model)
+    assert "unused" not in edit.initialisers(model.graph)
+    assert all(output != "unread" for node in model.graph.node for output in node.output)
+
+
+def test_a_typed_output_is_needed() -> None:
+    model = foreign_models.residual().model
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(ModelError):
+        describe(model)
