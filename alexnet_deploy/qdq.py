@@ -114,7 +114,7 @@ class _Editor:
 
     def add_pair(self, tensor: str, scale: Scale) -> None:
         """Q and DQ behind `tensor`; the result is called `_dq(tensor)`."""
-        self._constants[f"{tensor}.scale"] = np.float32(scale.scale).reshape(())
+        self._constants[f"{tensor}.scale"] = np.array(scale.scale, np.float32)
         self._constants[f"{tensor}.zero_point"] = scale.zero_point
         parameters = [f"{tensor}.scale", f"{tensor}.zero_point"]
         stored = f"{tensor}.quantised"

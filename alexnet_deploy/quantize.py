@@ -140,7 +140,7 @@ def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm) 
 
 
 def _fits_half(calibration: Calibration) -> bool:
-    """Whether no observed activation leaves the range of float16; the rest of the graph stays FP32 otherwise, and that is said."""
+    """Whether no observed activation leaves the range of float16; where one does, the rest stays FP32, and that is said."""
     beyond = [n for n, h in calibration.histograms.items() if max(-h.low, h.high) > _HALF_MOST]
     if beyond:
         warnings.warn(

@@ -76,7 +76,7 @@ def percentile(bins: Bins, share: float) -> Range:
 
     Right to within one bin, 0.8 % of the value.
     """
-    tails = (bins.low[0] < 0) + (bins.high[-1] > 0)
+    tails = int(bins.low[0] < 0) + int(bins.high[-1] > 0)
     cut = (100.0 - share) / 100.0 / max(tails, 1)
     low = _quantile(bins, cut) if bins.low[0] < 0 else 0.0
     high = _quantile(bins, 1.0 - cut) if bins.high[-1] > 0 else 0.0
