@@ -20,7 +20,8 @@ AlexnetDeployError
 │   ├── UnknownModel      no model of this name and version is served
 │   ├── RequestTooLarge   more bytes or rows than the server takes
 │   ├── AccessDenied      no token, the wrong one, or a page of another site
-│   └── Overloaded        more work waits than can be done in time
+│   ├── Overloaded        more work waits than can be done in time
+│   └── ClientGone        the client hung up before its answer
 └── GateMissed            a measured figure is outside its limit (exit code 1; all others 2)
 
 An error says what was found, what was expected, and the command that mends it:
@@ -148,6 +149,10 @@ class Overloaded(ServingError):
     """
 
     retry_after_s: float = 1.0
+
+
+class ClientGone(ServingError):
+    """The client hung up before its answer."""
 
 
 class GateMissed(AlexnetDeployError):

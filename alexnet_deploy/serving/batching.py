@@ -27,7 +27,8 @@ from alexnet_deploy.serving.cost import Cost
 Rows = npt.NDArray[Any]
 Answers = npt.NDArray[np.float32]
 
-# Rows that may wait, in batches, however fast the engine is: memory is bounded too.
+# However fast the engine is, no more rows wait than this, or so many batches: memory is bounded too.
+_WAITING_ROWS = 1024
 _WAITING_BATCHES = 16
 
 
@@ -106,7 +107,7 @@ class Batcher:
         wait_s = self._wait_s(self._reserved_rows)
         # A batch that runs and one that gathers are let in at any speed: else a slow engine would never see a full batch.
         too_long = wait_s > self._max_wait_s and self._reserved_rows >= 2 * self._instances * self._batch_limit()
-        too_many = self._reserved_rows > 0 and self._reserved_rows + rows > _WAITING_BATCHES * self._max_batch
+        too_many = self._reserved_rows > 0 and self._reserved_rows + rows > max(_WAITING_ROWS, _WAITING_BATCHES * self._max_batch)
         if too_long or too_many:
             error = Overloaded(
                 f"{self._reserved_rows} pictures wait already", expected="fewer requests at a time", fix="ask again later"

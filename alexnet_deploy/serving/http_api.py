@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
@@ -23,6 +22,7 @@ from starlette.routing import Route
 from alexnet_deploy.errors import (
     AccessDenied,
     AlexnetDeployError,
+    ClientGone,
     InputError,
     Overloaded,
     PictureError,
@@ -56,6 +56,7 @@ _STATUS: tuple[tuple[type[AlexnetDeployError], int], ...] = (
     (RequestTooLarge, 413),
     (AccessDenied, 401),
     (Overloaded, 503),
+    (ClientGone, 499),  # nginx's number; nobody reads it
     (InputError, 400),
     (PictureError, 400),
 )
@@ -201,7 +202,7 @@ async def _unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientDisconnect
+            raise ClientGone("the client hung up")
         return task.result()
     finally:
         task.cancel()

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from alexnet_deploy.errors import InputError, Overloaded, RequestTooLarge
+from alexnet_deploy.errors import ClientGone, InputError, Overloaded, RequestTooLarge
 from alexnet_deploy.serving.settings import Settings
 
 _BODIES_AT_ONCE = 16
@@ -59,6 +59,8 @@ class Bodies:
                     pieces.append(piece)
         except TimeoutError as error:
             raise HTTPException(408, f"the body did not arrive in {self._timeout_s:g} s") from error
+        except ClientDisconnect as error:
+            raise ClientGone("the client hung up within its body") from error
         return b"".join(pieces)
 
     @contextmanager

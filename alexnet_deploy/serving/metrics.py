@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from alexnet_deploy.errors import AlexnetDeployError, InputError, Overloaded, PictureError, ServingError
+from alexnet_deploy.errors import AlexnetDeployError, ClientGone, InputError, Overloaded, PictureError, ServingError
 from alexnet_deploy.serving.batching import BatchRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -137,9 +137,11 @@ class Metrics:
 
 
 def outcome_of(error: AlexnetDeployError) -> str:
-    """A word for what became of a request: "shed", "refused" (the client's fault) or "error" (ours)."""
+    """A word for what became of a request: "shed", "cancelled", "refused" (the client's fault) or "error" (ours)."""
     if isinstance(error, Overloaded):
         return "shed"
+    if isinstance(error, ClientGone):
+        return "cancelled"
     if isinstance(error, (InputError, PictureError, ServingError)):
         return "refused"
     return "error"

@@ -104,16 +104,17 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
     """
     count = _count(name, shape)
     if datatype == "BYTES":
-        strings = [v.encode() if isinstance(v, str) else v for v in values]
+        strings = [v.encode(errors="replace") if isinstance(v, str) else v for v in values]
         if len(strings) != count or not all(isinstance(v, bytes) for v in strings):
             raise InputError(f"input {name!r} is not {count} strings", expected=f"a flat list for BYTES {list(shape)}")
         return Tensor(name, datatype, _strings(name, strings, shape))
     dtype = _dtype(name, datatype)
     try:
-        # A value that a small integer cannot hold must not wrap around: read wide, compare, then narrow.
-        wide = np.asarray(values, np.float64 if dtype.kind == "f" else None)
-        if dtype.kind != "f" and wide.size and wide.dtype.kind not in "biu":
-            raise InputError(f"input {name!r} holds values that are no {datatype}", expected="whole numbers")
+        # Integers are read as Python has them: numpy would make floats of large ones, and let small ones wrap around.
+        wide = np.asarray(values, None if dtype.kind == "f" else object)
+        numbers = wide.dtype.kind in "biuf" if dtype.kind == "f" else all(isinstance(value, int) for value in wide.flat)
+        if wide.size and not numbers:
+            raise TypeError("they are no numbers" if dtype.kind == "f" else "they are no whole numbers")
         with np.errstate(over="ignore"):
             array = wide.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,0 +1,210 @@
+"""The queue before an engine: what it puts together, what it lets in, and what becomes of each request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_deploy.errors import BackendError, InputError, Overloaded
+from alexnet_deploy.serving.batching import Batcher, BatchRecord
+from alexnet_deploy.serving.cost import Cost
+
+
+def double(rows: np.ndarray) -> np.ndarray:
+    return (2 * rows).astype(np.float32)
+
+
+def rows(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+def run(
+    use: Callable[[Batcher], Awaitable[Any]], engine: Callable[[np.ndarray], np.ndarray] = double, **options: Any
+) -> list[BatchRecord]:
+    """Runs `use` with a batcher, closes it, and gives the batches that the engine computed."""
+    records: list[BatchRecord] = []
+
+    async def main() -> None:
+        given = {"max_batch": 8, "max_delay_s": 0.02, "max_wait_s": 60.0, "record": records.append, **options}
+        batcher = Batcher(engine, given.pop("cost", Cost(0.0, 1e-6)), **given)
+        try:
+            await use(batcher)
+        finally:
+            await batcher.close()
+
+    asyncio.run(main())
+    return records
+
+
+async def submit(batcher: Batcher, values: np.ndarray) -> np.ndarray:
+    with batcher.admitted(len(values)):
+        return await batcher.submit(values)
+
+
+def test_requests_that_come_together_share_a_call() -> None:
+    async def use(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(submit(batcher, rows(i)) for i in range(5)))
+        assert [a.item() for a in answers] == [0, 2, 4, 6, 8]
+
+    assert [record.rows for record in run(use)] == [5]
+
+
+def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
+    waited = run(lambda batcher: submit(batcher, rows(1)), max_delay_s=0.05)[0].waited_s[0]
+    assert waited >= 0.045
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    async def use(batcher: Batcher) -> None:
+        await asyncio.wait_for(asyncio.gather(*(submit(batcher, rows(i)) for i in range(8))), 5)
+
+    assert [record.rows for record in run(use, max_delay_s=3600)] == [8]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 8))
+def test_every_request_gets_its_own_rows_in_order(sizes: list[int], max_batch: int) -> None:
+    async def use(batcher: Batcher) -> None:
+        asked = [np.arange(n, dtype=np.float32)[:, None] + 100 * i for i, n in enumerate(sizes)]
+        answers = await asyncio.gather(*(submit(batcher, values) for values in asked))
+        for values, answer in zip(asked, answers, strict=True):
+            np.testing.assert_array_equal(answer, 2 * values)
+
+    records = run(use, max_batch=max_batch, max_delay_s=0.0)
+    assert sum(record.rows for record in records) == sum(sizes)
+    assert max(record.rows for record in records) <= max_batch
+
+
+def test_rows_that_the_engine_fails_on_fail_their_own_request_only() -> None:
+    def picky(values: np.ndarray) -> np.ndarray:
+        if (values == 13).any():
+            raise BackendError("thirteen")
+        return double(values)
+
+    async def use(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(submit(batcher, rows(i)) for i in (12, 13, 14)), return_exceptions=True)
+        assert isinstance(answers[1], BackendError)
+        assert [answers[0].item(), answers[2].item()] == [24, 28]
+
+    run(use, picky)
+
+
+def test_a_caller_that_leaves_is_not_computed_for() -> None:
+    async def use(batcher: Batcher) -> None:
+        leaving = asyncio.create_task(submit(batcher, rows(1)))
+        staying = asyncio.create_task(submit(batcher, rows(2)))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert (await staying).item() == 4
+        assert batcher.reserved_rows == 0
+
+    assert [record.rows for record in run(use)] == [1]
+
+
+def test_closing_computes_what_is_queued() -> None:
+    answers = []
+
+    async def use(batcher: Batcher) -> None:
+        waiting = asyncio.create_task(submit(batcher, rows(1)))
+        await asyncio.sleep(0)
+        await batcher.close()
+        answers.append((await waiting).item())
+
+    run(use, max_delay_s=3600)
+    assert answers == [2]
+
+
+def test_more_work_than_can_be_done_in_time_is_refused_and_says_when_to_come_back() -> None:
+    free = threading.Event()
+
+    def slow(values: np.ndarray) -> np.ndarray:
+        free.wait(10)
+        return double(values)
+
+    async def use(batcher: Batcher) -> None:
+        accepted = []
+        with pytest.raises(Overloaded) as refused:
+            for i in range(100):
+                batcher.check()
+                accepted.append(asyncio.create_task(submit(batcher, rows(i))))
+                await asyncio.sleep(0)
+        assert refused.value.retry_after_s > 0.05
+        # A batch of 8 rows takes 8 ms, so that 50 ms hold six of them and a bit.
+        assert 48 <= len(accepted) <= 56
+        free.set()
+        assert [a.item() for a in await asyncio.gather(*accepted)] == [2 * i for i in range(len(accepted))]
+        batcher.check()
+
+    run(use, slow, cost=Cost(0.0, 0.001), max_wait_s=0.05)
+
+
+def test_an_engine_slower_than_the_wait_still_gets_a_batch_that_runs_and_one_that_gathers() -> None:
+    async def use(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(submit(batcher, rows(i)) for i in range(4)), return_exceptions=True)
+        assert [isinstance(a, Overloaded) for a in answers] == [False, False, True, True]
+
+    run(use, cost=Cost(0.0, 10.0), max_wait_s=0.05)
+
+
+def test_batches_are_short_enough_for_the_wait() -> None:
+    async def use(batcher: Batcher) -> None:
+        await asyncio.gather(*(submit(batcher, rows(i)) for i in range(8)))
+
+    records = run(use, lambda values: (time.sleep(0.01 * len(values)), double(values))[1], cost=Cost(0.0, 0.01), max_wait_s=0.1)
+    assert max(record.rows for record in records) <= 5
+
+
+def test_two_instances_compute_at_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def engine(values: np.ndarray) -> np.ndarray:
+        together.wait()
+        return double(values)
+
+    async def use(batcher: Batcher) -> None:
+        await asyncio.gather(submit(batcher, rows(1)), submit(batcher, rows(2)))
+
+    assert len(run(use, engine, max_batch=1, instances=2)) == 2
+
+
+def test_an_unexpected_failure_of_the_engine_reaches_its_caller() -> None:
+    def broken(values: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("oh")
+
+    async def use(batcher: Batcher) -> None:
+        with pytest.raises(Exception, match="oh"):
+            await submit(batcher, rows(1))
+
+    run(use, broken)
+
+
+def test_the_cost_of_a_call_is_not_taken_for_a_cost_a_row() -> None:
+    cost = Cost.measure(lambda n: time.sleep(0.02), 16)
+    assert cost.rows_within(0.04) >= 8
+    assert 0.5 < cost.seconds(16) / 0.02 < 2
+
+
+def test_the_cost_follows_what_is_measured() -> None:
+    cost = Cost(0.0, 0.001)
+    for _ in range(50):
+        cost.observe(10, 0.1)
+    assert cost.seconds(10) == pytest.approx(0.1, rel=0.1)
+    for _ in range(200):
+        cost.observe(10, 0.001)
+    assert cost.seconds(10) == pytest.approx(0.001, rel=0.1)
+
+
+def test_settings_refuse_what_cannot_be() -> None:
+    from alexnet_deploy.serving.settings import Settings
+
+    for wrong in ({"max_batch": 0}, {"max_delay_s": -1}, {"token": "a b"}, {"tls_key": "key.pem"}):
+        with pytest.raises(InputError):
+            Settings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,297 @@
+"""What goes wrong around a server: taken ports, models swapped under load, overload, clients that die, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_deploy.backends.fake import FakeBackend
+from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, InputError
+from alexnet_deploy.serving.server import Server
+from tests.serving import LABELS, Answer, ask, infer_body, picture, serving, until, write_model
+
+ROW = np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)
+INFER = "/v2/models/shoes/infer"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "shoes.onnx")
+
+
+@pytest.fixture
+def slow_engine(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The fake engine takes 20 ms a call: long enough to be waited for. It stands in for a slow model, and is no mock of ours."""
+    run = FakeBackend.run
+
+    def slow(self: FakeBackend, batch: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        return run(self, batch)
+
+    monkeypatch.setattr(FakeBackend, "run", slow)
+    return 0.02
+
+
+def test_a_taken_port_is_named(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for settings in ({"port": port}, {"grpc_port": port}):
+            with pytest.raises(InputError, match=rf"port {port} on 127.0.0.1 is taken.*--port 0"), serving(model, **settings):
+                pass
+
+
+def test_a_grpc_port_is_not_shared_with_another_server(model: Path) -> None:
+    with serving(model, grpc_port=0) as first:
+        port = int(first.grpc_address.rpartition(":")[2])
+        with pytest.raises(InputError, match="taken"), serving(model, grpc_port=port):
+            pass
+
+
+def test_an_address_of_another_machine_is_refused(model: Path) -> None:
+    for host in ("192.0.2.1", "no such host"):
+        with pytest.raises(InputError, match=r"192\.0\.2\.1|not known"), serving(model, host=host):
+            pass
+
+
+def test_a_broken_artifact_stops_the_start(model: Path) -> None:
+    model.write_bytes(b"something else, of the same kind\n!")
+    with pytest.raises(ArtifactCorrupt), serving(model):
+        pass
+
+
+def test_tls_files_that_are_none_are_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("no certificate")
+    with (
+        pytest.raises(InputError, match="TLS"),
+        serving(model, tls_certificate=tmp_path / "cert.pem", tls_key=tmp_path / "cert.pem"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("specs", [["a.onnx", "other/a.onnx"], ["x=a.onnx", "x:1=other/a.onnx"]])
+def test_two_files_for_one_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specs: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    write_model(tmp_path / "a.onnx")
+    write_model(tmp_path / "other" / "a.onnx")
+    with pytest.raises(InputError, match="would both be version 1"), serving(*specs):
+        pass
+
+
+def test_nothing_to_serve_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to serve"), serving(tmp_path):
+        pass
+    with pytest.raises(ArtifactMissing), serving(tmp_path / "none.onnx"):
+        pass
+
+
+def test_a_repository_folder_serves_every_version(tmp_path: Path) -> None:
+    for version in ("1", "2", "10"):
+        write_model(tmp_path / "shoes" / version / "model.onnx", notes=version)
+    (tmp_path / "shoes" / "config.pbtxt").write_text("")
+    with serving(tmp_path) as server:
+        assert ask(server, "GET", "/v2/models/shoes").json["versions"] == ["1", "2", "10"]
+        assert ask(server, "POST", INFER, infer_body(ROW)).json["model_version"] == "10"
+        write_model(tmp_path / "hats" / "1" / "model.onnx")
+        assert ask(server, "POST", "/v2/repository/models/hats/load").status == 200
+        shutil.rmtree(tmp_path / "shoes" / "10")
+        assert ask(server, "POST", "/v2/repository/models/shoes/load").status == 200
+        assert ask(server, "POST", INFER, infer_body(ROW)).json["model_version"] == "2"
+        entries = ask(server, "POST", "/v2/repository/index").json
+        assert {(e["name"], e["version"]) for e in entries} == {("shoes", "1"), ("shoes", "2"), ("hats", "1")}
+
+
+def test_models_are_swapped_under_load_with_no_failed_request(tmp_path: Path, slow_engine: float) -> None:
+    path = tmp_path / "shoes.onnx"
+    write_model(path, notes="0")
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def load(server: Server) -> None:
+        connection = http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=20)
+        while not stop.is_set():
+            connection.request("POST", INFER, infer_body(ROW))
+            response = connection.getresponse()
+            statuses.append(response.status)
+            response.read()
+        connection.close()
+
+    with serving(path, max_wait_s=10) as server, ThreadPoolExecutor(8) as pool:
+        before = server.repository.models()[0]
+        for _ in range(8):
+            pool.submit(load, server)
+        for swap in range(1, 6):
+            write_model(path, notes=str(swap))
+            assert ask(server, "POST", "/v2/repository/models/shoes/load").status == 200
+        # Unloading ends service, but not for a request that was let in before.
+        stop.set()
+        after = server.repository.models()[0]
+        assert after is not before
+        assert after.runtime.manifest.notes == "5"
+        until(lambda: before.runtime.closed)
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one_in_service(model: Path) -> None:
+    with serving(model) as server:
+        manifest = model.with_name("shoes.onnx.json")
+        manifest.write_text(manifest.read_text().replace('"labels"', '"lables"'))
+        old = model.read_bytes()
+        model.write_bytes(old[::-1])
+        manifest.write_text(manifest.read_text().replace('"notes": ""', '"notes": "new"'))
+        assert ask(server, "POST", "/v2/repository/models/shoes/load").status == 500
+        assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
+        assert ask(server, "POST", "/v2/repository/index").json[0]["state"] == "READY"
+
+
+def test_unloading_answers_what_was_let_in(model: Path, slow_engine: float) -> None:
+    with serving(model) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, server, "POST", INFER, infer_body(np.repeat(ROW, 200, axis=0)))
+        until(lambda: server.repository.metrics._registry.get_sample_value("alexnet_deploy_waiting_rows") == 200)
+        assert ask(server, "POST", "/v2/repository/models/shoes/unload").status == 200
+        assert ask(server, "POST", INFER, infer_body(ROW)).status == 404
+        assert waiting.result(10).status == 200
+
+
+def test_overload_is_shed_while_what_is_accepted_keeps_its_latency(model: Path, slow_engine: float) -> None:
+    with serving(model, max_batch=2, max_wait_s=0.1) as server, ThreadPoolExecutor(60) as pool:
+        latencies: list[float] = []
+
+        def one(_: int) -> Answer:
+            start = time.monotonic()
+            answer = ask(server, "POST", INFER, infer_body(ROW))
+            if answer.status == 200:
+                latencies.append(time.monotonic() - start)
+            return answer
+
+        answers = list(pool.map(one, range(240)))
+        shed = [a for a in answers if a.status != 200]
+        assert {a.status for a in shed} == {503}
+        assert all(int(a.headers["retry-after"]) >= 1 for a in shed)
+        assert len(latencies) >= 10
+        # The engine needs 2.4 s for all of it, and 60 clients ask at once; whoever is let in waits for a small part of that.
+        queue_s = server.repository.metrics.statistics("shoes", "1").queue
+        assert queue_s.ns / queue_s.count / 1e9 < 0.4
+        assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
+
+
+def test_a_client_that_hangs_up_is_not_computed_for(model: Path, slow_engine: float) -> None:
+    with serving(model, max_batch=1, max_wait_s=60) as server:
+        host, _, port = server.http_url.removeprefix("http://").partition(":")
+        body = infer_body(ROW)
+        request = f"POST {INFER} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(30)]
+        for connection in connections:
+            connection.sendall(request)
+        for connection in connections:
+            connection.close()
+        until(lambda: server.repository.metrics.totals().get("cancelled", 0) >= 20)
+        until(lambda: server.repository._waiting_rows() == 0)
+        assert server.repository.metrics.statistics("shoes", "1").execution_count < 15
+
+
+def test_slow_clients_do_not_slow_others(model: Path) -> None:
+    with serving(model, body_timeout_s=1.0) as server:
+        host, _, port = server.http_url.removeprefix("http://").partition(":")
+        start = f"POST {INFER} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100000\r\n\r\n".encode()
+        slow = [socket.create_connection((host, int(port)), timeout=10) for _ in range(100)]
+        for connection in slow:
+            connection.sendall(start + b"x")
+        for _ in range(10):
+            assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 408")
+        for connection in slow:
+            connection.close()
+
+
+def test_a_poisoned_request_does_not_fail_its_neighbours(model: Path) -> None:
+    bad = np.full_like(ROW, np.inf)
+    with serving(model, max_delay_s=0.05) as server, ThreadPoolExecutor(8) as pool:
+        bodies = [infer_body(ROW if i % 4 else bad).replace(b"Infinity", b"1e999") for i in range(8)]
+        statuses = [a.status for a in pool.map(lambda b: ask(server, "POST", INFER, b), bodies)]
+    assert statuses == [200 if i % 4 else 400 for i in range(8)]
+
+
+def command(*words: str | Path) -> subprocess.Popen[str]:
+    code = "from alexnet_deploy.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "serve", *map(str, words), "--port", "0", "--backend", "fake", "--json"]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_it_is_told_to_stop(model: Path, number: signal.Signals) -> None:
+    process = command(model, "--no-grpc")
+    assert process.stderr is not None
+    lines: Iterator[str] = iter(process.stderr.readline, "")
+    url = next(found[0] for line in lines if (found := re.search(r"http://[\d.]+:\d+", line)))
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    connection.request("POST", "/classify", picture())
+    assert json.loads(connection.getresponse().read())["predictions"][0]["label"] in LABELS
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(stdout)["requests"] == {"ok": 1}
+
+
+def test_a_stop_answers_what_was_accepted(model: Path, slow_engine: float) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        with serving(model, max_batch=1, max_wait_s=60) as server:
+            answers = [pool.submit(ask, server, "POST", INFER, infer_body(ROW)) for _ in range(20)]
+            until(lambda: server.repository.metrics.totals().get("ok", 0) + server.repository._waiting_rows() == 20)
+            assert server.repository._waiting_rows() > 2
+        assert {answer.result(10).status for answer in answers} == {200}
+
+
+def test_the_command_names_a_taken_port_and_what_is_missing(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = command(model, "--grpc-port", str(taken.getsockname()[1]))
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "is taken" in said
+    assert "Traceback" not in said
+
+
+def test_without_its_packages_the_command_says_what_to_install(model: Path) -> None:
+    code = "import sys; sys.modules['starlette'] = None; from alexnet_deploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "serve", str(model)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "pip install 'alexnet-deploy[serve]'" in done.stderr
+
+
+def test_a_server_that_fails_to_start_leaves_nothing_running(model: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "broken.onnx").write_bytes(b"not a model: for the fake backend?")
+    before = threading.active_count()
+    for _ in range(2):
+        with pytest.raises(AlexnetDeployError), serving(model, tmp_path / "broken.onnx"):
+            pass
+    until(lambda: threading.active_count() <= before)
+
+
+def test_a_server_can_be_started_in_a_loop_of_ones_own(model: Path) -> None:
+    from alexnet_deploy.serving.settings import Settings
+
+    async def main() -> int:
+        server = Server([str(model)], Settings(port=0, grpc_port=None), backend="fake")
+        await server.start()
+        answer = await asyncio.to_thread(ask, server, "GET", "/v2/health/ready")
+        await server.stop()
+        return answer.status
+
+    assert asyncio.run(main()) == 200
