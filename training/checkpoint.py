@@ -7,10 +7,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError
+from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError, ModelError
 from alexnet_deploy.manifest import Artifact, DataReference, Lineage, Manifest, Preprocess, TrainingRecord, write_artifact
 from alexnet_deploy.types import BatchRange, TensorSpec
-from training.model import AlexNet, ModelConfig, build_model
+from training.model import AlexNet, ModelConfig, build_with_weights
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -26,6 +26,7 @@ def save(
     pictures: DataReference | None = None,
     training: TrainingRecord | None = None,
     parents: tuple[Lineage, ...] = (),
+    batch: BatchRange = BATCH,
     notes: str = "",
 ) -> Artifact:
     """Writes a model's weights and the manifest that says what they are.
@@ -38,6 +39,7 @@ def save(
         pictures: the set it was trained on.
         training: how it was trained.
         parents: what it was fine-tuned from.
+        batch: how many pictures one call of the backend is given.
 
     Raises:
         InputError: the path has another suffix, or the recipe does not fit the model.
@@ -52,7 +54,7 @@ def save(
         input=TensorSpec(INPUT_NAME, "float32", (None, *preprocess.input_shape)),
         output=TensorSpec(OUTPUT_NAME, "float32", (None, model.config.classes)),
         preprocess=preprocess,
-        batch=BATCH,
+        batch=batch,
         labels=labels,
         model=model.config.to_dict(),
         pictures=pictures,
@@ -97,13 +99,10 @@ def load_model(artifact: Artifact) -> AlexNet:
             expected="a whole checkpoint",
             fix="alexnet-deploy train, or copy it again",
         ) from error
-    model = build_model(config)
     try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+        model = build_with_weights(config, weights)
+    except ModelError as error:
         raise ArtifactCorrupt(
-            f"{artifact.path} does not hold the weights of {config.arch} at width {config.width} with {config.classes} classes",
-            expected="the tensors that its manifest describes",
-            fix="copy the file and its .json together",
+            f"{artifact.path} does not hold what its manifest describes: {error}", fix="copy the file and its .json together"
         ) from error
     return model.eval()

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import InputError, ModelError
 
 SMALLEST_INPUT = 63  # pixels: what leaves the third pooling 1x1
 
@@ -137,4 +137,25 @@ def build_model(config: ModelConfig) -> AlexNet:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    return model
+
+
+def build_with_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> AlexNet:
+    """The network around existing weights, which it takes over; no time is spent on drawing any.
+
+    Raises:
+        ModelError: names, shapes or dtypes are not the architecture's.
+    """
+    with torch.device("meta"):
+        model = ARCHITECTURES[config.arch](config)
+    own = model.state_dict()
+    misfits = sorted(set(own) ^ set(weights)) or [
+        name for name, tensor in own.items() if (tensor.shape, tensor.dtype) != (weights[name].shape, weights[name].dtype)
+    ]
+    if misfits:
+        raise ModelError(
+            f"these are not the weights of {config.arch} at width {config.width:g} with {config.classes} classes: {misfits[0]}"
+            + (f" and {len(misfits) - 1} more tensors differ" if misfits[1:] else " differs")
+        )
+    model.load_state_dict(weights, assign=True)
     return model

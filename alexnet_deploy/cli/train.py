@@ -27,8 +27,9 @@ from alexnet_deploy.cli.common import Command, Result, models_folder, note, prog
 @click.option("--framing", type=click.Choice(["centre", "whole"]), help="Crop the centre of a photo, or scale it whole.")
 @click.option("--seed", type=click.IntRange(min=0), help="The same seed gives the same weights, bit for bit.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
-def command(output: Path | None, device: str, resume: bool, **options: Any) -> Result:
+def command(output: Path | None, device: str, save_seconds: float, resume: bool, **options: Any) -> Result:
     """Train an AlexNet on a folder of pictures, or on the demo data.
 
     A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
@@ -61,7 +62,8 @@ def command(output: Path | None, device: str, resume: bool, **options: Any) -> R
     base = interrupted_settings(output) if resume else fresh
     with progress_bars() as progress:
         try:
-            report = train(replace(base, **given), output, resume=resume, device=device, progress=progress)
+            settings = replace(base, **given)
+            report = train(settings, output, resume=resume, device=device, save_seconds=save_seconds, progress=progress)
         except (KeyboardInterrupt, SystemExit):
             if state.state_path(output).is_file():
                 note(f"to go on where this was stopped: alexnet-deploy train --resume -o {output}")
