@@ -17,7 +17,7 @@ import math
 import warnings
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,7 @@ log = logs.logger(__name__)
 
 Array = npt.NDArray[Any]
 
+SLOTS = 2
 # Up to here launching costs more than copying, so that one graph for all of it is fastest; above, the copy is cut in pieces.
 GRAPH_BYTES = 4 << 20
 # What the host copies into pinned memory at a time, while the GPU fetches the piece before.
@@ -46,7 +47,8 @@ class _Slot:
     Attributes:
         rows_in, rows_out: all of the pinned memory, as arrays.
         graphs: for each bucket, everything from copying in to copying out.
-        rows: of the batch that is under way, 0 for none.
+        rows: of its latest batch.
+        source: that batch, kept alive while the GPU may read it.
     """
 
     def __init__(self, owned: ExitStack, input: TensorSpec, output: TensorSpec) -> None:
@@ -62,7 +64,7 @@ class _Slot:
         self.returned = owned.enter_context(cuda.Event())
         self.graphs: dict[int, cuda.Graph] = {}
         self.rows = 0
-        self.source: Array | None = None  # kept alive while the GPU reads it
+        self.source: Array | None = None
 
 
 class Execution:
@@ -109,27 +111,26 @@ class Execution:
         Raises:
             BackendError: TensorRT or CUDA failed.
         """
-        if self._graphs and batch.nbytes <= GRAPH_BYTES:
-            return self._run_graph(self._slots[0], batch)
         return next(self.run_each([batch]))
 
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
-        """`run` for one batch after another, each copied while the one before is computed."""
+        """`run` for one batch after another; large ones are copied while the one before is computed."""
         under_way: deque[_Slot] = deque()
         try:
-            for index, batch in enumerate(batches):
-                if index == len(self._slots) == 1:
-                    self._slots.append(self._new_slot(self._owned))
-                slot = self._slots[index % 2]
-                if slot.rows:
+            for batch in batches:
+                if self._graphs and not under_way and batch.nbytes <= GRAPH_BYTES:
+                    yield self._run_graph(self._slots[0], batch)
+                    continue
+                if len(under_way) == SLOTS:
                     yield self._collect(under_way.popleft())
+                slot = self._free_slot(under_way)
                 under_way.append(slot)
                 self._submit(slot, batch)
             while under_way:
                 yield self._collect(under_way.popleft())
         finally:
-            if under_way:  # an error, or a caller that wants no more
-                self._settle(under_way)
+            if under_way:  # an error, or a caller that wants no more: the GPU may still read what it was given
+                self._settle()
 
     def close(self) -> None:
         """Waits for what is under way, and frees everything; every part is freed even where another fails."""
@@ -143,6 +144,14 @@ class Execution:
 
     def _new_slot(self, owned: ExitStack) -> _Slot:
         return _Slot(owned, self._input, self._output)
+
+    def _free_slot(self, under_way: Container[_Slot]) -> _Slot:
+        """One of the slots that are not under way; the second is only made when two batches follow one another."""
+        for slot in self._slots:
+            if slot not in under_way:
+                return slot
+        self._slots.append(self._new_slot(self._owned))
+        return self._slots[-1]
 
     def _bucket(self, rows: int) -> int:
         return self.buckets[bisect_left(self.buckets, rows)]
@@ -205,16 +214,13 @@ class Execution:
 
     def _collect(self, slot: _Slot) -> npt.NDArray[np.float32]:
         slot.returned.synchronize()
-        answer = self._answer(slot, slot.rows)
-        slot.rows, slot.source = 0, None
-        return answer
+        slot.source = None
+        return self._answer(slot, slot.rows)
 
     def _answer(self, slot: _Slot, rows: int) -> npt.NDArray[np.float32]:
         return slot.rows_out[:rows].astype(np.float32)
 
-    def _settle(self, under_way: Iterable[_Slot]) -> None:
-        for slot in under_way:
-            slot.rows = 0
+    def _settle(self) -> None:
         for stream in (self._copy_in, self._compute, self._copy_out):
             stream.synchronize()
 

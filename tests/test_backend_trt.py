@@ -64,6 +64,12 @@ def backend(tmp_path: Path, fake: FakeCuda, engine: FakeEngine, monkeypatch: pyt
     loaded.close()
 
 
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch counts as large, and goes through the slots."""
+    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", 0)
+
+
 def pictures(count: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
@@ -101,7 +107,7 @@ def test_answers_are_the_engines_for_every_batch_size(backend: TensorRtRtxBacken
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @settings(max_examples=25, deadline=None)
-@given(sizes=st.lists(st.integers(1, 16), max_size=8), seed=st.integers(0, 1000), limit=st.sampled_from([0, 2000, 1 << 20]))
+@given(sizes=st.lists(st.integers(1, 16), max_size=8), seed=st.integers(0, 1000), limit=st.sampled_from([0, 3000, 1 << 20]))
 def test_any_order_in_which_the_gpu_may_work_gives_the_same_answers(
     schedule: str, sizes: list[int], seed: int, limit: int
 ) -> None:
@@ -212,6 +218,7 @@ def test_buckets_cover_every_size_and_waste_at_most_a_third(low: int, best: int,
         assert bucket - rows <= bucket / 3
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_device_memory_is_allocated_when_it_is_loaded_and_never_while_it_runs(
     backend: TensorRtRtxBackend, fake: FakeCuda
 ) -> None:
@@ -223,10 +230,10 @@ def test_device_memory_is_allocated_when_it_is_loaded_and_never_while_it_runs(
     assert not {"cudaMalloc", "cudaHostAlloc", "cudaFree", "cudaFreeHost"} & set(fake.calls)
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_batch_in_pinned_memory_is_copied_from_where_it_is(
     backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", 0)
     with cuda.PinnedBuffer(pictures(4).nbytes) as pinned:
         batch = pinned.array("float32", (4, 3, 8, 8))
         batch[...] = pictures(4)
@@ -236,6 +243,7 @@ def test_a_batch_in_pinned_memory_is_copied_from_where_it_is(
         assert fake.calls.count("cudaMemcpyAsync") == 2
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_copying_in_overlaps_with_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda("late")
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
@@ -253,6 +261,7 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
     fake = FakeCuda()
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
     install(monkeypatch, fake, engine)
+    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", pictures(4).nbytes)
     plan = write_plan(tmp_path)
     for _ in range(200):
         backend = TensorRtRtxBackend.load(plan, Options("cuda"))
@@ -265,15 +274,20 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
 # Trouble on the way
 
 
-def test_a_caller_that_stops_listening_leaves_the_engine_usable(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+@pytest.mark.usefixtures("no_graphs")
+def test_a_caller_that_stops_listening_leaves_the_engine_usable(
+    backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine
+) -> None:
     answers = backend.run_each(pictures(16, seed) for seed in range(6))
     next(answers)
     answers.close()  # type: ignore[attr-defined]
+    assert not any(stream.queue for stream in fake.streams.values())  # nothing reads the batches that are gone by now
     batches = [pictures(16, seed) for seed in range(10, 14)]
     for batch, answer in zip(batches, backend.run_each(batches), strict=True):
         np.testing.assert_array_equal(answer, engine.answer(batch))
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_an_error_in_preparing_a_batch_leaves_the_engine_usable(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
     def batches() -> Iterator[Any]:
         yield pictures(16)
