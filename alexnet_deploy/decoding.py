@@ -13,7 +13,7 @@ import numpy as np
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Preprocess
-from alexnet_deploy.preprocess import Pixels, decode, fit
+from alexnet_deploy.preprocess import Pixels, decode_fitted, fit
 
 Source = str | Path | Pixels
 Fitted = Pixels | PictureError | InputError
@@ -51,7 +51,7 @@ def fitted(
 def _one(source: Source, recipe: Preprocess) -> Fitted:
     try:
         if isinstance(source, (str, Path)):
-            return fit(decode(source), recipe)
+            return decode_fitted(source, recipe)
         if (
             not isinstance(source, np.ndarray)
             or source.dtype != np.uint8

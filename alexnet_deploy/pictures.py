@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.decoding import Fitted, fitted
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.manifest import DataReference, Preprocess, file_sha256
-from alexnet_deploy.preprocess import SUFFIXES, Batch, Pixels, decode, fit, normalise
+from alexnet_deploy.preprocess import SUFFIXES, Batch, Pixels, decode, normalise
 
 Labels = npt.NDArray[np.int64]
 UNLABELLED = -1
+MAX_PICTURES_AHEAD = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +76,11 @@ class PictureSet:
 
     def pixels(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
         """Fitted pictures, uint8 (n, height, width, 3), and their labels, in order; the last batch may be shorter."""
-        for start in range(0, len(self), batch_size):
-            stop = min(start + batch_size, len(self))
-            fitted = [fit(self.picture(i), recipe) for i in range(start, stop)]
-            yield np.stack(fitted), self.labels[start:stop]
+        ahead = min(2 * batch_size, MAX_PICTURES_AHEAD)
+        with closing(fitted(self.sources, recipe, ahead=ahead)) as pictures:  # ends its threads, also when the caller stops early
+            for start in range(0, len(self), batch_size):
+                found = list(islice(pictures, batch_size))
+                yield np.stack([_sound(picture) for picture in found]), self.labels[start : start + len(found)]
 
     def batches(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Batch, Labels]]:
         """Preprocessed pictures, float32 in the recipe's layout, and their labels."""
@@ -122,6 +127,12 @@ class PictureSet:
 
     def reference(self) -> DataReference:
         return DataReference(location=self.location, count=len(self), sha256=self.digest())
+
+
+def _sound(picture: Fitted) -> Pixels:
+    if isinstance(picture, Exception):
+        raise picture
+    return picture
 
 
 def _from_folder(folder: Path) -> PictureSet:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy import logs
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite, RuntimeClosed
@@ -31,6 +32,8 @@ from alexnet_deploy.loading import foreign, is_foreign, load
 from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
 from alexnet_deploy.preprocess import Pixels, normalise, prepare
 from alexnet_deploy.types import BatchRange, OutputKind
+
+log = logs.logger(__name__)
 
 Probabilities = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
@@ -125,6 +128,7 @@ class Runtime:
         self._door = _Door()
         self._waking = threading.Lock()
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
+        log.info("%s runs on %s (%s)", self.running.path.name, self.backend, self.device)
         self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind)
         _alive.add(self)
 
@@ -158,6 +162,12 @@ class Runtime:
         if self._output_kind is OutputKind.PROBABILITIES:
             return cast(Logits, np.log(np.maximum(raw, _SMALLEST)))
         return raw
+
+    async def apredict(self, batch: npt.NDArray[Any]) -> Probabilities:
+        """`predict` in a thread, so that an event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.predict, batch)
 
     def classify(self, sources: Sequence[str | Path | Pixels] | Pixels, top: int = 5) -> list[list[Prediction]]:
         """The `top` most probable classes of each picture, the most probable first.

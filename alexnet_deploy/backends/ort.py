@@ -51,6 +51,9 @@ class OnnxRuntimeBackend(Backend):
             raise missing(cls.name, error) from error
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
+        # Its threads spin while they wait for the next operator, which is quick; after the last one they would go on, and
+        # take the CPU from whatever else runs: another Runtime, or the decoding of the next pictures.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         provider = _PROVIDERS[options.device]

@@ -1,0 +1,75 @@
+"""Many pictures at once: in order, in bounded memory, and the same as one by one."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from alexnet_deploy.decoding import fitted
+from alexnet_deploy.errors import InputError, PictureError
+from alexnet_deploy.manifest import Preprocess
+from alexnet_deploy.preprocess import decode, decode_fitted, fit
+from tests.tiny import picture_batch
+
+RECIPE = Preprocess(height=64, width=64, resize=72)
+
+
+def photograph(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Noise with the spectrum of photographs: amplitude falls as 1/frequency."""
+    random = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    spectrum = np.fft.rfft2(random.standard_normal((3, height, width))) / np.maximum(frequency, 1 / height)
+    pixels = np.fft.irfft2(spectrum, (height, width)).transpose(1, 2, 0)
+    pixels -= pixels.min()
+    return (pixels / pixels.max() * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_pictures_come_in_order_and_as_one_by_one(tmp_path: Path, workers: int) -> None:
+    pictures = [picture_batch(1, 40 + 7 * i, 90 - 5 * i, seed=i)[0] for i in range(10)]
+    sources: list[Path | npt.NDArray[np.uint8]] = []
+    for index, picture in enumerate(pictures):
+        if index % 2:
+            sources.append(picture)
+        else:
+            Image.fromarray(picture).save(tmp_path / f"{index}.png")
+            sources.append(tmp_path / f"{index}.png")
+    found = list(fitted(sources, RECIPE, ahead=3, workers=workers))
+    np.testing.assert_array_equal(found, [fit(picture, RECIPE) for picture in pictures])
+
+
+def test_a_broken_picture_takes_its_place_as_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    sources = [picture_batch(1)[0], tmp_path / "broken.png", np.zeros((2, 2), np.uint8), picture_batch(1)[0]]
+    assert [type(found) for found in fitted(sources, RECIPE)] == [np.ndarray, PictureError, InputError, np.ndarray]
+
+
+def test_threads_end_when_the_caller_stops_early() -> None:
+    before = threading.active_count()
+    pictures = fitted((picture_batch(1)[0] for _ in range(1000)), RECIPE, ahead=8, workers=2)
+    next(pictures)
+    assert threading.active_count() > before
+    pictures.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(600, 800, 4), (300, 1200, 2), (140, 140, 1)])
+def test_a_large_jpeg_is_decoded_smaller_and_gives_nearly_the_same(tmp_path: Path, height: int, width: int, factor: int) -> None:
+    Image.fromarray(photograph(height, width)).save(tmp_path / "a.jpg", quality=92)
+    assert decode(tmp_path / "a.jpg", at_least=2 * 72).shape == (height // factor, width // factor, 3)
+    difference = np.abs(decode_fitted(tmp_path / "a.jpg", RECIPE).astype(int) - fit(decode(tmp_path / "a.jpg"), RECIPE))
+    assert difference.max() <= 8
+    assert difference.mean() < 1
+
+
+def test_pictures_of_other_formats_and_single_pixel_sampling_are_exact(tmp_path: Path) -> None:
+    Image.fromarray(photograph(600, 800)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode_fitted(tmp_path / "a.png", RECIPE), fit(decode(tmp_path / "a.png"), RECIPE))
+    nearest = Preprocess(height=64, width=64, interpolation="nearest")
+    Image.fromarray(photograph(600, 800)).save(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(decode_fitted(tmp_path / "a.jpg", nearest), fit(decode(tmp_path / "a.jpg"), nearest))
