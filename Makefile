@@ -9,7 +9,7 @@ BIN := .venv/bin
 COMMA := ,
 INSTALLED := .venv/installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: demo test check install stress clean
+.PHONY: demo test check install stress proto clean
 
 demo: install
 	$(BIN)/alexnet-deploy demo
@@ -35,6 +35,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+# After a change of open_inference.proto; needs the package grpcio-tools.
+proto: install
+	cd alexnet_deploy/serving && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=open_inference.desc open_inference.proto
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.errors import InputError, RequestTooLarge
-from alexnet_deploy.preprocess import Pixels, decode, fit, normalise, prepare
+from alexnet_deploy.preprocess import Pixels, decode_fitted, normalise, prepare
 from alexnet_deploy.runtime import Runtime, softmax
 from alexnet_deploy.serving.batching import Batcher, BatchRecord
 from alexnet_deploy.serving.cost import Cost
@@ -202,7 +202,7 @@ class ServedModel:
         return tensor.array
 
     def _fitted(self, file: bytes) -> Pixels:
-        return fit(decode(file), self.runtime.recipe)
+        return decode_fitted(file, self.runtime.recipe)
 
     def _pictures_to_rows(self, pictures: Rows) -> Rows:
         fitted = prepare(pictures, self.runtime.recipe)

@@ -41,9 +41,9 @@ class Sources:
             raise InputError("there is nothing to serve", expected="artifacts, or a folder of <model>/<version>/<artifact>")
 
     def names(self) -> list[str]:
-        """Every model there is, in order."""
-        in_folders = (p.name for folder in self._folders for p in folder.iterdir() if _NAME.fullmatch(p.name) and _numbered(p))
-        return sorted({*self._files, *in_folders})
+        """Every model there is: the files as they were named, then what is in the folders."""
+        in_folders = {p.name for folder in self._folders for p in folder.iterdir() if _NAME.fullmatch(p.name) and _numbered(p)}
+        return list(dict.fromkeys([*self._files, *sorted(in_folders)]))
 
     def versions(self, name: str) -> Versions:
         """The files of a model, the newest version last.

@@ -38,9 +38,9 @@ function draw(predictions) {
   element("answers").replaceChildren(
     ...predictions.map(({ label, probability }) => {
       const line = document.createElement("li");
-      const bar = document.createElement("meter");
-      bar.value = probability;
-      bar.setAttribute("aria-hidden", "true"); // the number beside it says the same
+      const bar = document.createElement("div"); // the number beside it says the same aloud
+      bar.className = "bar";
+      bar.style.width = `${100 * probability}%`;
       const name = document.createElement("span");
       name.textContent = label;
       const percent = document.createElement("span");
@@ -97,6 +97,9 @@ drop.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => show([...event.clipboardData.files][0]));
 element("file").addEventListener("change", (event) => show(event.target.files[0]));
 element("model").addEventListener("change", classify);
-element("token").addEventListener("change", () => listModels().then(classify, (error) => say(error.message, true)));
+element("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  listModels().then(classify, (error) => say(error.message, true));
+});
 element("curl").textContent = `curl --data-binary @picture.jpg ${new URL("classify", location)}`;
 listModels().catch((error) => say(error.message, true));
