@@ -7,6 +7,7 @@ that a changed or half-written file is refused. The artifact is written before i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -20,9 +21,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from alexnet_deploy import __version__
+from alexnet_deploy import __version__, logs
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
+
+log = logs.logger(__name__)
 
 FORMAT = "alexnet-deploy/1"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -322,7 +325,7 @@ def existing_file(path: str | Path) -> Path:
         raise ArtifactMissing(
             f"{path} does not exist",
             expected=f"one of {', '.join(near)}" if near else "",
-            fix="" if near else "alexnet-deploy export makes alexnet.onnx, alexnet-deploy build-engine makes an engine",
+            fix="" if near else "alexnet-deploy export, which makes alexnet.onnx; then alexnet-deploy build-engine",
         )
     return path
 
@@ -387,6 +390,7 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
         )
     with replacing(manifest_path(path)) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    log.info("wrote %s, %d bytes, sha256 %s", path, manifest.size_bytes, manifest.sha256)
     return Artifact(path, manifest)
 
 
@@ -410,6 +414,12 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ArtifactMissing(
+            f"{path} could not be written: {error.strerror}", fix="make room, or take another folder with -o OTHER/FOLDER/FILE"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -205,6 +205,49 @@ def test_commands_options_and_choices_are_completed() -> None:
     assert "tensorrt-rtx" in completed("build-engine", "--target", "")
 
 
+def test_a_misspelt_command_is_answered_with_the_right_one() -> None:
+    result = CliRunner().invoke(main, ["trian"])
+    assert result.exit_code == 2
+    assert "No such command 'trian'. Did you mean train?" in result.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_reader_that_has_enough_changes_neither_the_exit_code_nor_stderr(form: tuple[str, ...]) -> None:
+    code = """if True:
+        import sys, click
+        from alexnet_deploy.cli import common
+        @click.command(cls=common.Command)
+        def long():
+            lines = ["line"] * 100_000
+            return common.Result({"lines": lines}, lambda c: [c.print(line) for line in lines], missed=("a gate",))
+        long()"""
+    with subprocess.Popen([sys.executable, "-c", code, *form], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout
+        assert program.stderr
+        program.stdout.read(10)
+        program.stdout.close()
+        assert program.stderr.read() == b"missed: a gate\n"
+    assert program.returncode == 1
+
+
+def test_a_disk_that_is_full_is_an_error_that_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    from alexnet_deploy.manifest import replacing
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with (
+            pytest.raises(ArtifactMissing, match=r"a\.onnx could not be written: .*make room"),
+            replacing(tmp_path / "a.onnx") as path,
+        ):
+            path.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.glob("**/*onnx*")) == []
+
+
 def test_the_cache_follows_the_xdg_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert folders.cache_folder() == tmp_path / "home/.cache/alexnet-deploy"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")

@@ -48,6 +48,14 @@ class LazyGroup(click.Group):
         module = import_module(f"{__name__}.{name.replace('-', '_')}")
         return cast(click.Command, module.command)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click has it, with the name that was probably meant."""
+        from difflib import get_close_matches
+
+        if near := get_close_matches(args[0], [] if args[0] in COMMANDS else list(COMMANDS), n=1):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean {near[0]}?")
+        return super().resolve_command(ctx, args)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Our own names, so that no command is imported to complete another; then the group's options."""
         from click.shell_completion import CompletionItem

@@ -104,7 +104,7 @@ class Command(click.Command):
             _message("stopped", "interrupted; nothing half-written is left behind")
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            # A full disk, a read-only folder, a pipe that closed: the system's own sentence is the clear one.
+            # A full disk, a read-only folder: the system's own sentence is the clear one.
             _message("error", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             ctx.exit(2)
         ctx.exit(2 if result.failed else 1 if result.missed else 0)
@@ -118,19 +118,39 @@ class Command(click.Command):
             raise Refusal(str(error)) from error
 
     def _print(self, result: Result, as_json: bool) -> None:
-        if as_json:
-            from alexnet_deploy.manifest import to_builtins
+        with _until_the_reader_leaves():
+            if as_json:
+                from alexnet_deploy.manifest import to_builtins
 
-            data = to_builtins(result.data)
-            _print_json({**data, "missed": list(result.missed)} if result.missed else data)
-        else:
-            from rich.console import Console
-
-            result.show(Console(highlight=False))
+                data = to_builtins(result.data)
+                _print_json({**data, "missed": list(result.missed)} if result.missed else data)
+            else:
+                result.show(_console())
         for sentence in result.missed:
             _message("missed", sentence)
         for sentence in result.failed:
             _message("error", sentence)
+
+
+@contextlib.contextmanager
+def _until_the_reader_leaves() -> Iterator[None]:
+    """`| head` closes stdout when it has enough: the rest goes nowhere, and the exit code stays that of the work."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console() -> Console:
+    """The console for results; rich's own ends the program with exit code 1 when the reader leaves."""
+    from rich.console import Console
+
+    class ResultConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return ResultConsole(highlight=False)
 
 
 @contextlib.contextmanager
