@@ -171,6 +171,18 @@ def copy_async(target: int, source: int, size_bytes: int, stream: Stream) -> Non
     _call("cudaMemcpyAsync", target, source, size_bytes, _api().cudaMemcpyKind.cudaMemcpyDefault, stream.raw)
 
 
+def synchronize_device() -> None:
+    """Waits for everything that anyone has queued on the GPU."""
+    _call("cudaDeviceSynchronize")
+
+
+def wait_for_stream(stream: Stream, other: int) -> None:
+    """Work queued on `stream` after this starts when what is on the stream with handle `other` now is done."""
+    with Event() as event:
+        _call("cudaEventRecord", event.raw, other)
+        stream.wait(event)
+
+
 def is_pinned(address: int) -> bool:
     """Whether a host address lies in page-locked memory, so that the GPU may copy from it directly."""
     return _memory_type(address) == _MEMORY_TYPE_HOST

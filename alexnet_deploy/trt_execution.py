@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy import cuda, logs
-from alexnet_deploy.errors import BackendError, FallbackWarning
+from alexnet_deploy.device_arrays import DeviceArray, DeviceView, view
+from alexnet_deploy.errors import BackendError, FallbackWarning, InputError
 from alexnet_deploy.trt_bindings import TensorRt
 from alexnet_deploy.types import BatchRange, TensorSpec
 
@@ -39,6 +40,10 @@ SLOTS = 2
 GRAPH_BYTES = 4 << 20
 # What the host copies into pinned memory at a time, while the GPU fetches the piece before.
 PIECE_BYTES = 4 << 20
+# What TensorRT asks of the addresses of tensors.
+ALIGNMENT = 256
+# Graphs kept for batches that are on the GPU already, one for each pair of addresses.
+DEVICE_GRAPHS = 16
 
 
 class _Slot:
@@ -95,6 +100,8 @@ class Execution:
         self._row_bytes = _size_bytes(self._input) // batch.max
         self._answer_bytes = _size_bytes(self._output) // batch.max
         self._seen: set[int] = set()
+        self._used: deque[tuple[int, int, int]] = deque(maxlen=DEVICE_GRAPHS)
+        self._device_graphs: dict[tuple[int, int, int], cuda.Graph] = {}
         with ExitStack() as owned:
             self._compute = owned.enter_context(cuda.Stream())
             self._copy_in = owned.enter_context(cuda.Stream())
@@ -132,15 +139,75 @@ class Execution:
             if under_way:  # an error, or a caller that wants no more: the GPU may still read what it was given
                 self._settle()
 
+    def run_on_device(self, batch: object, out: object | None = None) -> object:
+        """A batch that lives on the GPU, to an answer that does; nothing is copied where the addresses are aligned.
+
+        Args:
+            batch: C-contiguous, of the input's dtype and shape, any N; with __dlpack__ or __cuda_array_interface__.
+            out: where the answer goes, (N, classes) of the output's dtype; a new DeviceArray when None.
+
+        Returns:
+            The answer, complete: it may be used on any stream.
+
+        Raises:
+            InputError: arrays that do not fit.
+            BackendError: TensorRT or CUDA failed.
+        """
+        source = view(batch, self._compute)
+        self._check("batch", source, self._input)
+        if out is None:
+            out = DeviceArray(self._output.dtype, (source.shape[0], *_whole(self._output)[1:]))
+        target = view(out, self._compute)
+        self._check("out", target, self._output)
+        if len({source.shape[0], target.shape[0]}) > 1:
+            raise InputError(f"out has {target.shape[0]} rows", expected=f"{source.shape[0]}, as the batch")
+        for start in range(0, source.shape[0], self.buckets[-1]):
+            rows = min(self.buckets[-1], source.shape[0] - start)
+            self._queue_on_device(source.address + start * self._row_bytes, target.address + start * self._answer_bytes, rows)
+        self._compute.synchronize()
+        return out
+
     def close(self) -> None:
         """Waits for what is under way, and frees everything; every part is freed even where another fails."""
         with ExitStack() as ending:
             ending.push(self._owned.pop_all())
-            for slot in self._slots:
-                for graph in slot.graphs.values():
-                    ending.callback(graph.close)
+            for graph in (*self._device_graphs.values(), *(g for slot in self._slots for g in slot.graphs.values())):
+                ending.callback(graph.close)
             ending.callback(self._compute.synchronize)
             self._context = None
+
+    def _check(self, what: str, array: DeviceView, spec: TensorSpec) -> None:
+        if array.dtype != spec.dtype or array.shape[1:] != spec.shape[1:]:
+            raise InputError(f"{what} is {array.dtype} {array.shape}", expected=str(replace(spec, shape=(None, *spec.shape[1:]))))
+
+    def _queue_on_device(self, source: int, target: int, rows: int) -> None:
+        """Runs from one address on the GPU to another; by way of a slot where TensorRT cannot use them as they are."""
+        if rows >= self.buckets[0] and source % ALIGNMENT == target % ALIGNMENT == 0:
+            key = (source, target, rows)
+            graph = self._device_graphs.get(key)
+            if graph is not None:
+                graph.launch(self._compute)
+                return
+            self._enqueue(*key)
+            self._remember(key)
+            return
+        slot = self._slots[0]
+        cuda.copy_async(slot.input.address, source, rows * self._row_bytes, self._compute)
+        self._enqueue(slot.input.address, slot.output.address, self._bucket(rows))
+        cuda.copy_async(target, slot.output.address, rows * self._answer_bytes, self._compute)
+
+    def _remember(self, key: tuple[int, int, int]) -> None:
+        """Makes a graph for addresses that come for the second time: applications often use the same memory again."""
+        if not self._graphs:
+            return
+        if key not in self._used:
+            self._used.append(key)
+            return
+        while len(self._device_graphs) >= DEVICE_GRAPHS:
+            self._device_graphs.pop(next(iter(self._device_graphs))).close()
+        self._compute.synchronize()
+        if graph := self._captured(lambda: self._enqueue(*key)):
+            self._device_graphs[key] = graph
 
     def _new_slot(self, owned: ExitStack) -> _Slot:
         return _Slot(owned, self._input, self._output)
@@ -169,7 +236,8 @@ class Execution:
         answer = self._answer(slot, rows)
         if graph is None:
             self._note(bucket)
-            self._capture(slot, bucket)
+            if graph := self._captured(lambda: self._queue_all(slot, bucket)):
+                slot.graphs[bucket] = graph
         return answer
 
     def _queue_all(self, slot: _Slot, bucket: int) -> None:
@@ -178,13 +246,14 @@ class Execution:
         self._enqueue(slot.input.address, slot.output.address, bucket)
         cuda.copy_async(slot.host_output.address, slot.output.address, bucket * self._answer_bytes, self._compute)
 
-    def _capture(self, slot: _Slot, bucket: int) -> None:
-        """Makes the bucket's graph, after it has run once without: the first run still allocates and compiles."""
+    def _captured(self, work: Callable[[], None]) -> cuda.Graph | None:
+        """A graph of work that has run once without: the first run still allocates and compiles. None where that fails."""
         try:
-            slot.graphs[bucket] = cuda.Graph(self._compute, lambda: self._queue_all(slot, bucket))
+            return cuda.Graph(self._compute, work)
         except BackendError as error:
             self._graphs = False
             warnings.warn(f"CUDA graphs are off: {error.found}", FallbackWarning, stacklevel=2)
+            return None
 
     def _submit(self, slot: _Slot, batch: Array) -> None:
         bucket = self._bucket(len(batch))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
+import threading
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -82,6 +83,7 @@ class FakeCuda:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
 
     def __init__(self, schedule: str = "late", seed: int = 0) -> None:
+        self.lock = threading.RLock()
         self.schedule = schedule
         self.random = random.Random(seed)
         self.memory: dict[int, tuple[Any, int, str]] = {}
@@ -99,19 +101,23 @@ class FakeCuda:
             return found
 
         def call(*arguments: Any) -> tuple[Any, ...]:
-            self.calls.append(name)
-            try:
-                if name in self.faults:
-                    raise CudaFault(self.faults[name])
-                if self.poisoned and name != "cudaGetErrorString":
-                    raise CudaFault(self.poisoned)
-                self._advance()
-                values = found(*arguments)
-            except CudaFault as fault:
-                return (fault.code, None)
-            return (Error.cudaSuccess, *(values if isinstance(values, tuple) else () if values is None else (values,)))
+            with self.lock:
+                return self._call(name, found, arguments)
 
         return call
+
+    def _call(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        self.calls.append(name)
+        try:
+            if name in self.faults:
+                raise CudaFault(self.faults[name])
+            if self.poisoned and name != "cudaGetErrorString":
+                raise CudaFault(self.poisoned)
+            self._advance()
+            values = function(*arguments)
+        except CudaFault as fault:
+            return (fault.code, None)
+        return (Error.cudaSuccess, *(values if isinstance(values, tuple) else () if values is None else (values,)))
 
     @property
     def held(self) -> int:
@@ -174,10 +180,15 @@ class FakeCuda:
     def cudaEventDestroy(self, event: FakeEvent) -> None:
         self.events.remove(event)
 
-    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream) -> None:
+    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream | int) -> None:
+        stream = self.streams[int(stream)]
         mark = [False]
         event.stream, event.mark = stream, mark
         self.queue(stream, lambda: mark.__setitem__(0, True))
+
+    def cudaDeviceSynchronize(self) -> None:
+        for stream in list(self.streams.values()):
+            self._run(stream)
 
     def cudaEventSynchronize(self, event: FakeEvent) -> None:
         if not event.mark[0]:
@@ -215,12 +226,13 @@ class FakeCuda:
     # The machine itself
 
     def queue(self, stream: FakeStream, operation: Operation) -> None:
-        if stream.captured is not None:
-            stream.captured.append(operation)
-            return
-        stream.queue.append(operation)
-        if self.schedule == "early":
-            self._run(stream)
+        with self.lock:
+            if stream.captured is not None:
+                stream.captured.append(operation)
+                return
+            stream.queue.append(operation)
+            if self.schedule == "early":
+                self._run(stream)
 
     def _advance(self) -> None:
         """Under the random schedule, lets some streams get ahead between any two calls."""

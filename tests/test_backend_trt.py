@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from alexnet_deploy import Runtime, cuda, trt_execution
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend, kernels_path
-from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, FallbackWarning, ModelError
+from alexnet_deploy.device_arrays import DeviceArray
+from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, FallbackWarning, InputError, ModelError
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
 from alexnet_deploy.trt_execution import Execution, buckets
@@ -269,6 +271,75 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
         list(backend.run_each([pictures(16)] * 3))
         backend.close()
         assert fake.held == 0
+
+
+# Batches that are on the GPU already
+
+
+def on_gpu(array: Any, offset: int = 0) -> DeviceArray:
+    """A copy in the fake GPU's memory, `offset` bytes behind where it would be aligned."""
+    held = DeviceArray("uint8", (array.nbytes + 2 * trt_execution.ALIGNMENT,))
+    held.address += -held.address % trt_execution.ALIGNMENT + offset
+    held.dtype, held.shape = array.dtype.name, array.shape
+    ctypes.memmove(held.address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+    return held
+
+
+def from_gpu(array: Any) -> Any:
+    return np.ndarray(array.shape, array.dtype, (ctypes.c_ubyte * (4 * int(np.prod(array.shape)))).from_address(array.address))
+
+
+def test_a_batch_on_the_gpu_is_read_where_it_is(backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine) -> None:
+    batch, out = on_gpu(pictures(16)), on_gpu(np.zeros((16, 5), np.float32))
+    fake.calls.clear()
+    for _ in range(4):
+        assert backend.run_on_device(batch, out) is out
+        np.testing.assert_array_equal(from_gpu(out), engine.answer(pictures(16)))
+    assert "cudaMemcpyAsync" not in fake.calls
+    assert fake.calls.count("cudaGraphLaunch") == 2  # addresses that came twice have a graph
+
+
+def test_an_answer_stays_on_the_gpu(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    answer = backend.run_on_device(on_gpu(pictures(3)))
+    assert isinstance(answer, DeviceArray)
+    np.testing.assert_array_equal(answer.to_host(), engine.answer(pictures(3)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 16, 17, 40])
+@pytest.mark.parametrize("offset", [0, 4])
+def test_any_length_and_any_address_on_the_gpu_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, offset: int
+) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BatchRange(2, 4, 16))
+    install(monkeypatch, fake, engine)
+    backend = TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    answer = backend.run_on_device(on_gpu(pictures(count), offset))
+    assert isinstance(answer, DeviceArray)
+    np.testing.assert_array_equal(answer.to_host(), engine.answer(pictures(count)))
+    backend.close()
+
+
+def test_many_addresses_keep_only_some_graphs(backend: TensorRtRtxBackend, fake: FakeCuda) -> None:
+    outs = [(on_gpu(pictures(2)), on_gpu(np.zeros((2, 5), np.float32))) for _ in range(trt_execution.DEVICE_GRAPHS + 4)]
+    for batch, out in outs:
+        for _ in range(3):
+            backend.run_on_device(batch, out)
+    assert fake.graphs == trt_execution.DEVICE_GRAPHS
+
+
+def test_arrays_on_the_gpu_that_do_not_fit_are_refused(backend: TensorRtRtxBackend) -> None:
+    good = on_gpu(pictures(4))
+    for batch, out, says in (
+        (on_gpu(pictures(4).astype(np.float64)), None, "batch is float64"),
+        (on_gpu(pictures(4)[:, :2]), None, r"batch is float32 \(4, 2, 8, 8\)"),
+        (on_gpu(np.float32(1).reshape(())), None, r"batch is float32 \(\)"),
+        (good, on_gpu(np.zeros((4, 6), np.float32)), r"out is float32 \(4, 6\)"),
+        (good, on_gpu(np.zeros((3, 5), np.float32)), "out has 3 rows"),
+        (pictures(4), None, "on device 0 of DLPack's type 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            backend.run_on_device(batch, out)
 
 
 # Trouble on the way

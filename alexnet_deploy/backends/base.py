@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.backends import BACKENDS
-from alexnet_deploy.errors import BackendMissing
+from alexnet_deploy.errors import BackendMissing, InputError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import BatchRange, TensorSpec
 
@@ -83,6 +83,21 @@ class Backend(ABC):
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
         """`run` on one batch after another; where copies and computing can overlap, a backend does it here."""
         return map(self.run, batches)
+
+    def run_on_device(self, batch: object, out: object | None = None) -> object:
+        """A batch of any length that lives on the GPU to an answer that stays there; only backends on the GPU have this.
+
+        Args:
+            batch, out: arrays with __dlpack__ or __cuda_array_interface__; a new one is made for the answer when `out` is None.
+
+        Raises:
+            InputError: this backend does not run on the GPU, or the arrays do not fit.
+        """
+        raise InputError(
+            f"{self.name} on {self.device} takes no arrays on the GPU",
+            expected="a plan on a GPU",
+            fix="batch.cpu().numpy(), or a plan and device='cuda'",
+        )
 
     @abstractmethod
     def close(self) -> None:

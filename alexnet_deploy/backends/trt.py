@@ -73,6 +73,10 @@ class TensorRtBackend(Backend):
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
         return self._execution.run_each(batches)
 
+    def run_on_device(self, batch: object, out: object | None = None) -> object:
+        """See `Execution.run_on_device`."""
+        return self._execution.run_on_device(batch, out)
+
     def close(self) -> None:
         self._execution.close()
         self._engine = self._kernels = None
