@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from alexnet_deploy.preprocess import Pixels, decode_fitted, fit
 
 Source = str | Path | Pixels
 Fitted = Pixels | PictureError | InputError
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def fitted(
@@ -35,15 +39,22 @@ def fitted(
     Yields:
         uint8 (recipe.height, recipe.width, 3), in the order of `sources`.
     """
-    remaining = iter(sources)
+    return in_threads(partial(_one, recipe=recipe), sources, ahead=ahead, workers=workers)
+
+
+def in_threads(
+    function: Callable[[Given], Made], items: Iterable[Given], *, ahead: int = 64, workers: int | None = None
+) -> Generator[Made, None, None]:
+    """`map`, in order, by threads that are up to `ahead` items before whoever asks; `items` may be endless."""
+    remaining = iter(items)
     pool = ThreadPoolExecutor(workers or usable_cores(), "alexnet-deploy-decode")
     try:
-        waiting: deque[Future[Fitted]] = deque()
-        waiting.extend(pool.submit(_one, source, recipe) for source in islice(remaining, ahead))
+        waiting: deque[Future[Made]] = deque()
+        waiting.extend(pool.submit(function, item) for item in islice(remaining, ahead))
         while waiting:
-            picture = waiting.popleft().result()
-            waiting.extend(pool.submit(_one, source, recipe) for source in islice(remaining, 1))
-            yield picture
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)
 
