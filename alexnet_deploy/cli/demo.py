@@ -11,7 +11,7 @@ from alexnet_deploy.cli.common import Command, Result, models_folder, note, prog
 
 @click.command(cls=Command, short_help="The whole way, from training to a report, on the embedded data.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for all files.  [models/demo]")
-@click.option("--quick", is_flag=True, help="A tiny model and few pictures: half a minute, and poor accuracy.")
+@click.option("--quick", is_flag=True, help="Small pictures and little training: half a minute, and poor accuracy.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the training.")
 def command(output: Path | None, quick: bool, seed: int) -> Result:
     """Train an AlexNet on 5,000 pictures of clothes, export it, calibrate, build the FP16 and INT8 engines, compare every
@@ -39,7 +39,7 @@ def command(output: Path | None, quick: bool, seed: int) -> Result:
     folder = output or models_folder() / "demo"
     settings = demo_settings(seed)
     if quick:
-        settings = replace(settings, width=0.125, input_size=64, epochs=1)
+        settings = replace(settings, input_size=64, epochs=2)
     effort = QUICK if quick else Effort()
     pictures = PictureSet.open("demo:test").sample(effort.test_pictures)
     watch = Stopwatch()
