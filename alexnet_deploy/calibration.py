@@ -10,6 +10,7 @@ afterwards (see `ranges`), so that trying another method costs no other pass.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto
 
-from alexnet_deploy.errors import CalibrationError
+from alexnet_deploy.errors import CalibrationError, DataWarning
 from alexnet_deploy.histogram import Histogram
 from alexnet_deploy.layers import find_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
@@ -44,6 +45,7 @@ class Calibration:
         record: for the manifest: data, method, seed, recipe and the chosen ranges.
         histograms: of every observed tensor, by name.
         model_sha256: of the graph that the ranges belong to.
+        pictures_sha256: content hashes of the pictures, to notice when they are evaluated on.
         errors: for each method that was tried, the relative error of the logits on pictures held back
             (noise power over signal power); empty unless the method was chosen by "auto".
     """
@@ -51,6 +53,7 @@ class Calibration:
     record: CalibrationRecord
     histograms: dict[str, Histogram]
     model_sha256: str
+    pictures_sha256: frozenset[str]
     errors: dict[str, float]
 
     @property
@@ -106,7 +109,7 @@ def calibrate(
         preprocess_sha256=model.manifest.preprocess.digest(),
         ranges=ranges[best],
     )
-    return Calibration(record, histograms, model.manifest.sha256, errors)
+    return Calibration(record, histograms, model.manifest.sha256, frozenset(hashes), errors)
 
 
 def check_pictures(pictures: PictureSet) -> list[str]:
@@ -125,6 +128,17 @@ def check_pictures(pictures: PictureSet) -> list[str]:
             fix="--calib FOLDER with more pictures; a few hundred are best",
         )
     return hashes
+
+
+def warn_of_overlap(calibration: Calibration, evaluation: PictureSet) -> None:
+    """Warns (DataWarning) where pictures of the calibration are evaluated on, which flatters the result."""
+    shared = calibration.pictures_sha256.intersection(evaluation.content_hashes())
+    if shared:
+        warnings.warn(
+            f"{len(shared)} of {len(evaluation)} evaluation pictures were calibrated on: the accuracy is flattered",
+            DataWarning,
+            2,
+        )
 
 
 def observe(

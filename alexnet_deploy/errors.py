@@ -161,5 +161,13 @@ class GateMissed(AlexnetDeployError):
     exit_code = 1
 
 
-class FallbackWarning(UserWarning):
+class DeployWarning(UserWarning):
+    """Something that a person should know of, though the work goes on; the command line prints these, and no others."""
+
+
+class DataWarning(DeployWarning):
+    """Pictures that make a result look better, or worse, than it is."""
+
+
+class FallbackWarning(DeployWarning):
     """Something slower than asked for runs instead, and the result says so."""

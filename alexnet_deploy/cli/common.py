@@ -220,11 +220,11 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def _warnings_as_messages() -> Iterator[None]:
     """Our own warnings become one line on stderr; those of other libraries stay out of a user's sight."""
-    from alexnet_deploy.errors import FallbackWarning
+    from alexnet_deploy.errors import DeployWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", FallbackWarning)
+        warnings.simplefilter("always", DeployWarning)
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
             _message("warning", str(message))

@@ -1,0 +1,95 @@
+"""Calibrations kept from one run to the next, and used again only for the same graph, pictures and preprocessing.
+
+The name of an entry is a hash over everything that the result depends on, so that a stale one cannot be found; what is inside
+is checked against the same facts once more. An entry is an .npz of plain arrays: nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from alexnet_deploy import __version__
+from alexnet_deploy.calibration import Calibration, calibrate, check_pictures
+from alexnet_deploy.folders import cache_folder
+from alexnet_deploy.histogram import Histogram
+from alexnet_deploy.logs import logger
+from alexnet_deploy.manifest import Artifact, CalibrationRecord, replacing
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.types import Progress, silent
+
+log = logger(__name__)
+
+
+def calibrate_once(
+    model: Artifact,
+    pictures: PictureSet,
+    *,
+    method: str = "auto",
+    count: int = 512,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Calibration:
+    """`calibrate`, or the kept result of an earlier one on the same graph, pictures and preprocessing."""
+    chosen = pictures.sample(count, seed)
+    hashes = frozenset(check_pictures(chosen))
+    facts = (model.manifest.sha256, chosen.digest(), model.manifest.preprocess.digest(), method, str(seed), __version__)
+    entry = cache_folder() / "calibration" / f"{hashlib.sha256(':'.join(facts).encode()).hexdigest()}.npz"
+    kept = _load(entry, model, chosen, hashes)
+    if kept is not None:
+        log.info("calibration taken from %s", entry)
+        return kept
+    calibration = calibrate(model, chosen, method=method, count=count, seed=seed, progress=progress)
+    _store(entry, calibration)
+    return calibration
+
+
+def _store(entry: Path, calibration: Calibration) -> None:
+    names = list(calibration.histograms)
+    histograms = list(calibration.histograms.values())
+    text = msgspec.json.encode({"record": calibration.record, "errors": calibration.errors, "tensors": names})
+    with replacing(entry) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            text=np.frombuffer(text, np.uint8),
+            counts=np.stack([h.counts for h in histograms]),
+            ends=np.array([(h.low, h.high) for h in histograms]),
+        )
+
+
+class _Text(msgspec.Struct):
+    record: CalibrationRecord
+    errors: dict[str, float]
+    tensors: list[str]
+
+
+def _load(entry: Path, model: Artifact, pictures: PictureSet, hashes: frozenset[str]) -> Calibration | None:
+    """None where there is no entry, or one that is damaged or of something else: it is made again then."""
+    if not entry.is_file():
+        return None
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            text = msgspec.json.decode(stored["text"].tobytes(), type=_Text)
+            counts, ends = stored["counts"], stored["ends"]
+        if text.record.data.sha256 != pictures.digest():
+            return None
+        if text.record.preprocess_sha256 != model.manifest.preprocess.digest():
+            return None
+        histograms = {name: _histogram(counts[i], ends[i]) for i, name in enumerate(text.tensors)}
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        log.info("%s is damaged (%s) and is made again", entry, error)
+        return None
+    return Calibration(text.record, histograms, model.manifest.sha256, hashes, text.errors)
+
+
+def _histogram(
+    counts: np.ndarray[tuple[int], np.dtype[np.int64]], ends: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> Histogram:
+    histogram = Histogram()
+    histogram.counts = counts.astype(np.int64).reshape(histogram.counts.shape)
+    histogram.low, histogram.high = float(ends[0]), float(ends[1])
+    return histogram
