@@ -138,6 +138,7 @@ class Runtime:
         Args:
             batch: pictures, uint8 (N, H, W, 3) RGB of any one size, which the manifest's recipe turns into input; or that
                 input itself, float32 (N, C, H, W) (axes in the recipe's layout). Any N, also 0 and more than `batch.max`.
+                Where a plan runs on the GPU, also the engine's input in GPU memory; see `on_device`.
 
         Returns:
             float32 (N, classes), rows in the batch's order, each summing to 1; owned by the caller.
@@ -162,6 +163,28 @@ class Runtime:
         if self._output_kind is OutputKind.PROBABILITIES:
             return cast(Logits, np.log(np.maximum(raw, _SMALLEST)))
         return raw
+
+    def on_device(self, batch: object, out: object | None = None) -> object:
+        """The graph's raw output for a batch that lives on the GPU, and stays there; for plans that run on one.
+
+        Nothing is copied, and neither the batch nor the answer is looked at for NaN or infinity.
+
+        Args:
+            batch: an array with __dlpack__ or __cuda_array_interface__ (PyTorch, CuPy, JAX, Numba), any N, as the engine's
+                input: float32, preprocessed, or uint8 (N, H, W, 3) for a graph that takes pictures.
+            out: a float32 (N, classes) array on the GPU to write into; None for a new one, which
+                torch.from_dlpack and cupy.asarray take without a copy.
+
+        Returns:
+            `out`, or the new array: complete, for use on any stream.
+
+        Raises:
+            InputError: what runs here is not on the GPU, or the arrays do not fit.
+        """
+        with self._door:
+            engine = self._engine or self._wake()
+            with self._turn:
+                return engine.run_on_device(batch, out)
 
     async def apredict(self, batch: npt.NDArray[Any]) -> Probabilities:
         """`predict` in a thread, so that an event loop goes on meanwhile."""
@@ -264,6 +287,8 @@ class Runtime:
 
     def _run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Checks a batch and sends it through the engine in chunks: float32 (N, classes), raw and finite."""
+        if not isinstance(batch, np.ndarray):
+            return self._run_on_device(batch)
         is_pictures = self._check(batch)
         parts = _parts(len(batch), self.batch.max)
         chunks: Iterable[npt.NDArray[Any]] = (self._prepared(batch[part], part.start, is_pictures) for part in parts)
@@ -276,10 +301,17 @@ class Runtime:
         answer = answers[0] if len(answers) == 1 else np.concatenate([np.empty((0, self._classes), np.float32), *answers])
         return self._checked(answer, len(batch))
 
+    def _run_on_device(self, batch: object) -> npt.NDArray[np.float32]:
+        """The answer to a batch on the GPU, brought to the host."""
+        from alexnet_deploy.device_arrays import DeviceArray, is_on_device
+
+        if not is_on_device(batch):
+            raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")
+        answer = cast(DeviceArray, self.on_device(batch))
+        return self._checked(answer.to_host().astype(np.float32, copy=False), answer.shape[0])
+
     def _check(self, batch: npt.NDArray[Any]) -> bool:
         """Whether `batch` is pictures rather than the engine's own input. Raises InputError when it is neither."""
-        if not isinstance(batch, np.ndarray):
-            raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")
         expected = self._input.shape[1:]
         if batch.dtype == np.uint8:
             if batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:3]:

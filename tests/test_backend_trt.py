@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,9 +18,18 @@ from hypothesis import strategies as st
 
 from alexnet_deploy import Runtime, cuda, trt_execution
 from alexnet_deploy.backends.base import Options
+from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend, kernels_path
 from alexnet_deploy.device_arrays import DeviceArray
-from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, FallbackWarning, InputError, ModelError
+from alexnet_deploy.errors import (
+    ArtifactCorrupt,
+    BackendError,
+    DeviceMissing,
+    FallbackWarning,
+    InputError,
+    ModelError,
+    OutputNotFinite,
+)
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
 from alexnet_deploy.trt_execution import Execution, buckets
@@ -340,6 +350,36 @@ def test_arrays_on_the_gpu_that_do_not_fit_are_refused(backend: TensorRtRtxBacke
     ):
         with pytest.raises(InputError, match=says):
             backend.run_on_device(batch, out)
+
+
+def test_runtime_takes_batches_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("random")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+        for count in (0, 1, 40):
+            batch = on_gpu(pictures(count))
+            np.testing.assert_array_equal(runtime.logits(batch), engine.answer(pictures(count)))  # type: ignore[arg-type]
+            stays = runtime.on_device(batch)
+            assert isinstance(stays, DeviceArray)
+            np.testing.assert_array_equal(stays.to_host(), engine.answer(pictures(count)))
+            del batch, stays
+        poisoned = pictures(3)
+        poisoned[1, 0, 0, 0] = np.nan
+        with pytest.raises(OutputNotFinite):
+            runtime.predict(on_gpu(poisoned))  # type: ignore[arg-type]
+    gc.collect()
+    assert fake.held == 0
+
+
+def test_an_engine_on_the_cpu_takes_no_gpu_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_api", lambda: fake)
+    with Runtime(write_fake(tmp_path / "f.onnx", height=8, width=8).path, backend="fake") as runtime:
+        with pytest.raises(InputError, match="fake on cpu takes no arrays on the GPU"):
+            runtime.predict(on_gpu(pictures(1)))  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="fake on cpu takes no arrays on the GPU"):
+            runtime.on_device(on_gpu(pictures(1)))
 
 
 # Trouble on the way
