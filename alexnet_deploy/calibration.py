@@ -152,7 +152,7 @@ def observe(
     tensors = observed_tensors(model, find_layers(model))
     histograms = {name: Histogram() for name in tensors}
     given = model.graph.input[0].name
-    runner = GraphRunner(_exposing(model, [name for name in tensors if name != given]))
+    runner = GraphRunner(exposing(model, [name for name in tensors if name != given]))
     batch_size = min(batch_size, max(1, _EXPOSED_BYTES // _exposed_bytes(runner, manifest, pictures)))
     done = 0
     for feed, rows in feeds(pictures, manifest, batch_size):
@@ -190,7 +190,7 @@ def logits_of(model: ModelProto) -> str:
 
 def logits(model: ModelProto, manifest: Manifest, pictures: PictureSet, batch_size: int = 16) -> npt.NDArray[np.float32]:
     """What a graph in memory answers, float32 (N, classes); Q/DQ as written."""
-    runner = GraphRunner(_exposing(model, [logits_of(model)], only=True))
+    runner = GraphRunner(exposing(model, [logits_of(model)], only=True))
     rows = [runner.run(feed)[0][:count] for feed, count in feeds(pictures, manifest, batch_size)]
     return np.concatenate(rows).reshape(len(pictures), -1).astype(np.float32)
 
@@ -235,7 +235,7 @@ def _split(pictures: PictureSet, hashes: Sequence[str]) -> tuple[PictureSet, Pic
     return pictures.subset(np.sort(order[held_back:])), pictures.subset(np.sort(order[:held_back]))
 
 
-def _exposing(model: ModelProto, tensors: Sequence[str], *, only: bool = False) -> ModelProto:
+def exposing(model: ModelProto, tensors: Sequence[str], *, only: bool = False) -> ModelProto:
     """The same graph with `tensors` as outputs, beside its own or in their stead; weights are shared, not copied."""
     exposed = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     exposed.graph.CopyFrom(model.graph)
