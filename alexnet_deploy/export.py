@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.errors import AlexnetDeployError, DataError, InputError, ModelError
+from alexnet_deploy.errors import DataError, InputError, ModelError
+from alexnet_deploy.extras import extra
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import describe, edit, save_graph
 from alexnet_deploy.onnx_graph.normalise import BATCH_AXIS, raise_opset, tidy
@@ -147,13 +148,9 @@ def to_onnx(model: nn.Module, input_shape: tuple[int, ...]) -> ModelProto:
         ModelError: PyTorch cannot export it.
         AlexnetDeployError: torch or onnxscript is not installed.
     """
-    try:
+    with extra("train", "exporting"):
         import onnxscript  # noqa: F401  (torch.onnx needs it, and says so less clearly)
         import torch
-    except ImportError as error:
-        raise AlexnetDeployError(
-            f"exporting needs the package {error.name}", fix="pip install 'alexnet-deploy[train]'"
-        ) from error
     example = torch.zeros(input_shape)
     try:
         with _silence(), torch.no_grad():
@@ -195,7 +192,14 @@ def name_after_modules(graph: GraphProto) -> None:
 
 
 def _module(node: NodeProto) -> str:
-    """The path of the module that a node was made in, as the exporter noted it: ['', 'features', 'features.0', 'conv2d']."""
+    """The path of the module that a node comes from: that of its weights, else as the exporter noted it.
+
+    The exporter's note is a list from the outermost to the call: ['', 'features', 'features.0', 'conv2d']. It is wrong for
+    a convolution that a BatchNorm was folded into.
+    """
+    weight = node.input[1] if len(node.input) > 1 else ""
+    if weight.endswith(".weight"):
+        return weight.removesuffix(".weight")
     scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
     path = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")]
     return path[-2] if len(path) > 1 else ""

@@ -14,14 +14,10 @@ adopt.py       a manifest for somebody else's graph
 
 from __future__ import annotations
 
-from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.extras import extra
 
-try:
+with extra("build", "reading ONNX graphs"):
     import onnx as _onnx  # noqa: F401
-except ImportError as _error:
-    raise AlexnetDeployError(
-        f"reading ONNX graphs needs the package onnx ({_error})", fix="pip install 'alexnet-deploy[build]'"
-    ) from _error
 
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.classifier import describe

@@ -17,13 +17,15 @@ _OF_TYPE = {
     TensorProto.INT8: Precision.INT8,
     TensorProto.UINT8: Precision.INT8,
     TensorProto.FLOAT8E4M3FN: Precision.FP8,
+    TensorProto.INT4: Precision.INT4,
 }
 
 
 def layer_precisions(model: ModelProto) -> tuple[LayerPrecision, ...]:
     """One entry for each Conv, ConvTranspose, Gemm and MatMul, in the graph's order.
 
-    A layer counts as INT8 or FP8 only when both its data and its weights come out of a DequantizeLinear of that type.
+    A layer counts as INT8 or FP8 only when both its data and its weights come out of a DequantizeLinear of that type; as
+    INT4 when its weights do.
     """
     types = edit.value_types(model)
     made_by = edit.producers(model.graph)
@@ -35,8 +37,8 @@ def layer_precisions(model: ModelProto) -> tuple[LayerPrecision, ...]:
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, TypeProto]) -> Precision:
     data, weights = (_source_type(name, made_by, types) for name in node.input[:2])
-    if data == weights:
-        return data
+    if weights in (data, Precision.INT4):
+        return weights
     # Quantised on one side only: it computes in the type that both are brought to.
     return _of(types, node.input[0])
 
