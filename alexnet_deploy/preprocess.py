@@ -15,7 +15,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
@@ -61,8 +61,10 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files
+        # Pillow names an address in memory when it does not know the format of bytes.
+        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise PictureError(
-            f"{name} cannot be read as a picture ({error})", expected="a whole JPEG, PNG, WebP, BMP or TIFF"
+            f"{name} cannot be read as a picture ({why})", expected="a whole JPEG, PNG, WebP, BMP or TIFF"
         ) from error
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "adopt": "Write a manifest for an ONNX classifier made by someone else.",
     "build-engine": "ONNX to a TensorRT engine: FP32, FP16, BF16, INT8 or FP8.",
     "predict": "Classify pictures with any artifact.",
+    "score": "Any number of pictures into Parquet; resumable, on one machine or on Ray.",
     "serve": "Artifacts behind HTTP and gRPC, as Triton and KServe speak it.",
     "verify": "Compare artifacts with a reference; exit code 1 when a gate is missed.",
     "bench": "Latency and throughput of artifacts, side by side.",

@@ -1,0 +1,15 @@
+"""Batch scoring: any number of pictures through one artifact, into Parquet, resumable, on one machine or many.
+
+shards.py        what there is to do: pictures in files or in Parquet, cut into numbered shards
+parts.py         what is done: one Parquet file a shard, written whole or not at all
+work.py          one shard through a Runtime
+run.py           all of them, in this process
+distributed.py   all of them, on Ray
+
+A shard is done when its part exists. A process that is killed leaves no half of one, and the next takes up the rest: nothing
+is lost, nothing counted twice.
+"""
+
+from alexnet_deploy.score.run import ScoreReport, score
+
+__all__ = ["ScoreReport", "score"]

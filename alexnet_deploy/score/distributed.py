@@ -1,0 +1,81 @@
+"""The same work on Ray Data: an actor pool of Runtimes, each taking a shard at a time and writing its part.
+
+The parts are what counts, as in one process: a worker that dies has written a whole part or none, and Ray gives its shard
+to another. On a cluster, the artifact's path and the output must be the same on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.extras import extra
+from alexnet_deploy.machine import usable_cores
+from alexnet_deploy.score.shards import Shard
+
+# Artifact, device, backend, batch size, threads that decode, threads of the engine: what an actor works with.
+Options = tuple[str, str, str | None, int | None, int | None, int | None]
+
+# An actor that asked for a whole CPU would starve Ray's own readers on a small machine, and the job would never end.
+_ACTOR_CPUS = 0.5
+_SMALLEST_RAY_CPUS = 4
+
+
+class _Worker:
+    """An actor: one Runtime, one shard at a time."""
+
+    def __init__(self, options: Options, output: str) -> None:
+        from alexnet_deploy.runtime import Runtime
+        from alexnet_deploy.score.parts import Output
+
+        artifact, device, backend, self._batch_size, self._threads, engine_threads = options
+        self._runtime = Runtime(artifact, device, backend, threads=engine_threads)
+        self._parts = Output(output)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from alexnet_deploy.score.work import score_shards
+
+        todo = list(zip((int(n) for n in batch["number"]), batch["shard"], strict=True))
+        counts = []
+        for done in score_shards(self._runtime, todo, batch_size=self._batch_size, workers=self._threads):
+            self._parts.write(done.number, self._runtime.running.manifest.sha256, done.results, done.rejects)
+            counts.append((len(done.results), len(done.rejects)))
+        return {"scored": [scored for scored, _ in counts], "rejected": [rejected for _, rejected in counts]}
+
+
+def score_on_ray(
+    options: Options, todo: Sequence[tuple[int, Shard]], output: str, *, workers: int, address: str | None
+) -> Iterator[tuple[int, int]]:
+    """Numbers of scored and rejected pictures of each shard, as they are done.
+
+    Raises:
+        AlexnetDeployError: Ray is not installed, or a worker failed for good.
+    """
+    if not todo:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with extra("ray", "score --ray"):
+        import ray
+        from ray.data import ActorPoolStrategy
+    if not ray.is_initialized():
+        cpus = None if address else max(_SMALLEST_RAY_CPUS, usable_cores())
+        ray.init(address=address, num_cpus=cpus, include_dashboard=False if address is None else None, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    shards = ray.data.from_items([{"number": number, "shard": shard} for number, shard in todo])
+    scored = shards.repartition(len(todo)).map_batches(
+        _Worker,
+        fn_constructor_args=(options, output),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(workers, len(todo))),
+        num_cpus=_ACTOR_CPUS,
+        num_gpus=1 if options[1] == "cuda" else 0,
+    )
+    try:
+        for row in scored.iter_rows():
+            yield row["scored"], row["rejected"]
+    except ray.exceptions.RayError as error:
+        raise AlexnetDeployError(
+            f"a Ray worker failed: {error}", fix="run the same command again: what is done is kept"
+        ) from error

@@ -1,0 +1,191 @@
+"""What is scored: a folder of Parquet, one part a shard, each there in full or not at all.
+
+OUTPUT/score.json               which work and which model the parts are of
+OUTPUT/part-00000042.parquet    picture, label, class, probability, model
+OUTPUT/rejects/part-...         picture, reason
+
+A shard's rejects are written before its part, and the part is what counts: a process that dies between the two writes both
+again, under the same names.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+import pyarrow
+import pyarrow.parquet
+
+from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError
+from alexnet_deploy.manifest import replacing
+
+RECORD = "score.json"
+_PART = re.compile(r"part-(\d{8})\.parquet")
+RESULTS = pyarrow.schema(
+    [
+        pyarrow.field("picture", pyarrow.string(), nullable=False),
+        pyarrow.field("label", pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), nullable=False),
+        pyarrow.field("class", pyarrow.int32(), nullable=False),
+        pyarrow.field("probability", pyarrow.float32(), nullable=False),
+        pyarrow.field("model", pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), nullable=False),
+    ]
+)
+REJECTS = pyarrow.schema(
+    [pyarrow.field("picture", pyarrow.string(), nullable=False), pyarrow.field("reason", pyarrow.string(), nullable=False)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the parts in a folder are of.
+
+    Attributes:
+        source, digest, shards: of the work.
+        model, model_sha256: the file that computes.
+    """
+
+    source: str
+    digest: str
+    shards: int
+    model: str
+    model_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One scored picture."""
+
+    picture: str
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One picture that could not be scored, and why."""
+
+    picture: str
+    reason: str
+
+
+class Output:
+    """The folder that the parts go to: a path or a URL."""
+
+    def __init__(self, location: str) -> None:
+        """Raises InputError for a URL that fsspec does not know."""
+        self.location = location
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(location)
+        except (ValueError, ImportError) as error:
+            raise InputError(
+                f"{location} cannot be written to: {error}", expected="a folder, or a URL that fsspec knows"
+            ) from error
+        self._local = type(self._filesystem).__name__ == "LocalFileSystem"
+
+    def begin(self, record: Record) -> frozenset[int]:
+        """Opens the folder for this work.
+
+        Returns:
+            Numbers of the shards that are done already.
+
+        Raises:
+            InputError: it holds the parts of other work, or of another model.
+        """
+        found = self.record()
+        if found is None:
+            if self._parts():
+                raise InputError(
+                    f"{self.location} holds parts without {RECORD}", expected="an empty folder, or one of an earlier run"
+                )
+            self._write(RECORD, json.dumps(msgspec.to_builtins(record), indent=2).encode())
+            return frozenset()
+        held = f"{self.location} holds results for"
+        if found.model_sha256 != record.model_sha256:
+            raise _other(f"{held} another model ({found.model})")
+        if found.source != record.source:
+            raise _other(f"{held} another input ({found.source})")
+        if found.digest != record.digest:
+            raise _other(f"the pictures in {record.source}, or their shards, have changed since {self.location} was begun")
+        return self.done()
+
+    def record(self) -> Record | None:
+        """What is written in score.json, or None. Raises ArtifactCorrupt."""
+        try:
+            content = self._filesystem.cat_file(self._path(RECORD))
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(content, type=Record)
+        except msgspec.DecodeError as error:
+            raise ArtifactCorrupt(
+                f"{self.location}/{RECORD} is not what score writes: {error}", expected="an untouched one", fix="another OUTPUT"
+            ) from error
+
+    def done(self) -> frozenset[int]:
+        """Numbers of the shards whose part exists."""
+        return frozenset(int(match[1]) for name in self._parts() if (match := _PART.fullmatch(name)))
+
+    def write(self, number: int, model_sha256: str, results: Sequence[Result], rejects: Sequence[Reject]) -> None:
+        """Writes a shard's part, its rejects first."""
+        if rejects:
+            self._write(
+                f"rejects/{_name(number)}",
+                _parquet(REJECTS, [[r.picture for r in rejects], [r.reason for r in rejects]]),
+            )
+        columns: list[list[Any]] = [
+            [r.picture for r in results],
+            [r.label for r in results],
+            [r.index for r in results],
+            [r.probability for r in results],
+            [model_sha256] * len(results),
+        ]
+        self._write(_name(number), _parquet(RESULTS, columns))
+
+    def _parts(self) -> list[str]:
+        try:
+            return [
+                posixpath.basename(name) for name in self._filesystem.ls(self._root, detail=False) if name.endswith(".parquet")
+            ]
+        except FileNotFoundError:
+            return []
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        if self._local:
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(content)
+            return
+        try:
+            self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._filesystem.pipe_file(path, content)  # object stores show an object once it is whole
+        except OSError as error:
+            raise ArtifactMissing(
+                f"cannot write {self.location}/{name}: {error}", expected="a place that can be written to"
+            ) from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def _other(found: str) -> InputError:
+    return InputError(found, expected="the same input, model and shard size, to go on", fix="another OUTPUT")
+
+
+def _name(number: int) -> str:
+    return f"part-{number:08d}.parquet"
+
+
+def _parquet(schema: Any, columns: list[list[Any]]) -> bytes:
+    arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), file, compression="zstd")
+    return file.getvalue()

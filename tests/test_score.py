@@ -1,0 +1,308 @@
+"""Batch scoring: every picture once, whatever the input, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from alexnet_deploy.backends.fake import FakeBackend, write_fake
+from alexnet_deploy.cli import main
+from alexnet_deploy.errors import BackendError, DataError, InputError
+from alexnet_deploy.manifest import read_manifest
+from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.score import ScoreReport, score
+from alexnet_deploy.score.shards import find
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "shoes.onnx"
+    write_fake(path, height=16, width=16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """25 pictures in two folders, two of them broken, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(25):
+        path = folder / ("a" if i % 2 else "b") / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(i))
+    (folder / "a" / "03.png").write_bytes(jpeg(3)[:200])
+    (folder / "b" / "04.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def run(model: Path, source: str | Path, output: str | Path, **options: Any) -> ScoreReport:
+    return score(model, str(source), str(output), **{"backend": "fake", "shard_size": 4, **options})
+
+
+def results(output: str | Path, kind: str = "part") -> dict[str, dict[str, Any]]:
+    """Every row by its picture; fails when a picture stands there twice."""
+    files = fsspec.open_files(f"{output}/{'rejects/' if kind == 'rejects' else ''}part-*.parquet", "rb")
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        with file as opened:
+            rows += pyarrow.parquet.read_table(opened).to_pylist()
+    found = {row["picture"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_every_picture_gets_the_class_that_runtime_gives_it(model: Path, photos: Path, tmp_path: Path) -> None:
+    report = run(model, photos, tmp_path / "out")
+    assert (report.scored, report.rejected, report.shards, report.resumed) == (23, 2, 7, 0)
+    found = results(tmp_path / "out")
+    sound = sorted(p for p in photos.rglob("*.png") if p.name not in ("03.png", "04.png"))
+    assert sorted(found) == [str(p) for p in sound]
+    with Runtime(model, backend="fake") as runtime:
+        for path in sound:
+            expected = runtime.classify([path], top=1)[0][0]
+            row = found[str(path)]
+            assert (row["label"], row["probability"]) == (expected.label, pytest.approx(expected.probability, rel=1e-5))
+            assert row["class"] == int(row["label"])
+            assert row["model"] == read_manifest(model).sha256
+
+
+def test_what_cannot_be_read_is_rejected_with_the_reason(model: Path, photos: Path, tmp_path: Path) -> None:
+    run(model, photos, tmp_path / "out")
+    rejected = results(tmp_path / "out", "rejects")
+    assert sorted(Path(name).name for name in rejected) == ["03.png", "04.png"]
+    assert all("cannot be read as a picture" in row["reason"] for row in rejected.values())
+
+
+def test_a_glob_and_a_list_name_the_same_pictures(model: Path, photos: Path, tmp_path: Path) -> None:
+    run(model, f"{photos}/a/*.png", tmp_path / "glob")
+    listed = tmp_path / "list.txt"
+    listed.write_text("# those in a\n" + "\n".join(str(p) for p in sorted((photos / "a").iterdir())) + f"\n{photos}/none.png\n")
+    run(model, listed, tmp_path / "list")
+    assert results(tmp_path / "glob") == results(tmp_path / "list")
+    assert "cannot be read" in results(tmp_path / "list", "rejects")[f"{photos}/none.png"]["reason"]
+
+
+@pytest.mark.parametrize("shape", ["binary", "struct"])
+def test_parquet_with_pictures_is_cut_at_its_row_groups(model: Path, tmp_path: Path, shape: str) -> None:
+    files = [jpeg(i) for i in range(10)]
+    files[6] = b"broken"
+    cells = files if shape == "binary" else [{"bytes": f, "path": None} for f in files]
+    table = pyarrow.table({"image": cells, "id": [f"p{i}" for i in range(10)]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=3)
+    report = run(model, tmp_path / "in.parquet", tmp_path / "out")
+    assert (report.scored, report.rejected, report.shards) == (9, 1, 4)
+    assert sorted(results(tmp_path / "out")) == [f"p{i}" for i in range(10) if i != 6]
+    assert list(results(tmp_path / "out", "rejects")) == ["p6"]
+
+
+def test_rows_without_a_name_are_called_by_their_number(model: Path, tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [jpeg(i) for i in range(5)]}), tmp_path / "in.parquet", row_group_size=2)
+    run(model, tmp_path / "in.parquet", tmp_path / "out")
+    assert sorted(results(tmp_path / "out")) == [f"{tmp_path}/in.parquet#{i}" for i in range(5)]
+
+
+def test_urls_are_read_and_written_through_fsspec(model: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for i in range(6):
+        memory.pipe_file(f"/photos/{i}.png", jpeg(i))
+    memory.pipe_file("/photos/6.png", b"broken")
+    report = run(model, "memory://photos", "memory://scores")
+    assert (report.scored, report.rejected) == (6, 1)
+    assert sorted(results("memory://scores")) == [f"memory:///photos/{i}.png" for i in range(6)]
+    assert run(model, "memory://photos", "memory://scores").resumed == report.shards
+
+
+def test_a_second_run_has_nothing_to_do(model: Path, photos: Path, tmp_path: Path) -> None:
+    first = run(model, photos, tmp_path / "out")
+    before = results(tmp_path / "out")
+    second = run(model, photos, tmp_path / "out")
+    assert (second.scored, second.rejected, second.resumed) == (0, 0, first.shards)
+    assert results(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_run_that_fails_goes_on_where_it_was(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    engine = FakeBackend.run
+
+    def fails(self: FakeBackend, batch: np.ndarray) -> np.ndarray:
+        if len(self.calls) > stop_after:
+            raise BackendError("the engine is gone")
+        return engine(self, batch)
+
+    monkeypatch.setattr(FakeBackend, "run", fails)
+    with pytest.raises(BackendError):
+        run(model, photos, tmp_path / "out")
+    monkeypatch.setattr(FakeBackend, "run", engine)
+    part_way = results(tmp_path / "out")
+    assert 0 < len(part_way) < 23
+    run(model, photos, tmp_path / "out")
+    assert len(results(tmp_path / "out")) == 23
+    assert len(results(tmp_path / "out", "rejects")) == 2
+
+
+def test_a_picture_that_the_engine_chokes_on_is_one_reject(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeBackend.run
+    target = photos / "a" / "05.png"
+    with Runtime(model, backend="fake") as runtime:
+        poison = runtime.logits(np.asarray(Image.open(target))[None])[0, 0]
+
+    def chokes(self: FakeBackend, batch: np.ndarray) -> np.ndarray:
+        answer = engine(self, batch)
+        answer[answer[:, 0] == poison] = np.nan
+        return answer
+
+    monkeypatch.setattr(FakeBackend, "run", chokes)
+    report = run(model, photos, tmp_path / "out")
+    assert (report.scored, report.rejected) == (22, 3)
+    assert "NaN" in results(tmp_path / "out", "rejects")[str(target)]["reason"]
+
+
+def test_results_of_other_work_are_not_mixed(model: Path, photos: Path, tmp_path: Path) -> None:
+    run(model, photos, tmp_path / "out")
+    other = tmp_path / "other.onnx"
+    write_fake(other, height=16, width=16)
+    other.write_bytes(b"another model\n")
+    write_fake(tmp_path / "x" / "other.onnx", height=8, width=8)
+    with pytest.raises(InputError, match="changed since"):
+        run(model, photos, tmp_path / "out", shard_size=5)
+    with pytest.raises(InputError, match="another input"):
+        run(model, f"{photos}/a", tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "part-00000000.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="parts without"):
+        run(model, photos, tmp_path / "full")
+
+
+def test_results_of_another_model_are_not_mixed(photos: Path, tmp_path: Path) -> None:
+    from alexnet_deploy.manifest import write_artifact
+
+    write_fake(tmp_path / "a.onnx", height=16, width=16)
+    write_artifact(tmp_path / "b.onnx", read_manifest(tmp_path / "a.onnx"), b"other weights")
+    run(tmp_path / "a.onnx", photos, tmp_path / "out")
+    with pytest.raises(InputError, match="another model"):
+        run(tmp_path / "b.onnx", photos, tmp_path / "out")
+
+
+def empty(folder: Path) -> str:
+    return str(folder)
+
+
+def no_pictures(folder: Path) -> str:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), folder / "in.parquet")
+    return str(folder / "in.parquet")
+
+
+def broken_parquet(folder: Path) -> str:
+    (folder / "in.parquet").write_bytes(b"PAR1 and no more")
+    return str(folder / "in.parquet")
+
+
+def twice(folder: Path) -> str:
+    (folder / "in.txt").write_text("a.png\na.png\n")
+    return str(folder / "in.txt")
+
+
+def no_text(folder: Path) -> str:
+    (folder / "in.txt").write_bytes(b"\xff\xfe\x00")
+    return str(folder / "in.txt")
+
+
+def unknown(folder: Path) -> str:
+    return "nosuch://bucket/photos"
+
+
+@pytest.mark.parametrize("make", [empty, no_pictures, broken_parquet, twice, no_text, unknown])
+def test_input_that_is_none_is_refused(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    with pytest.raises(DataError):
+        find(make(tmp_path), shard_size=10)
+
+
+def test_the_same_work_is_cut_the_same_way(photos: Path) -> None:
+    assert find(str(photos), shard_size=4) == find(str(photos), shard_size=4)
+    assert find(str(photos), shard_size=4).digest != find(str(photos), shard_size=5).digest
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "score", *map(str, words), "--backend", "fake"]
+
+
+def test_killed_runs_lose_nothing_and_double_nothing(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(240):
+        (folder / f"{i:03d}.png").write_bytes(jpeg(0) if i % 30 else b"broken")
+    words = command(folder, tmp_path / "out", "-m", model, "--shard-size", "2")
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        already = len(list((tmp_path / "out").glob("part-*")))
+        while process.poll() is None and len(list((tmp_path / "out").glob("part-*"))) < already + 20:
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 2
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["resumed"] >= 40
+    names = set(results(tmp_path / "out")) | set(results(tmp_path / "out", "rejects"))
+    assert names == {str(p) for p in folder.iterdir()}
+    assert len(results(tmp_path / "out")) == 232
+
+
+def test_the_command_says_what_it_did(model: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["score", str(photos), str(tmp_path / "out"), "-m", str(model), "--backend", "fake"]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    assert "23 pictures" in shown.stdout
+    assert "2 pictures; the reasons are in" in shown.stdout
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_no_half_part(model: Path, photos: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk, which only an administrator can make."""
+    words = command(photos, tmp_path / "out", "-m", model)
+    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "score", *words]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["score.json"]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_parts(model: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    run(model, photos, tmp_path / "here", shard_size=10)
+    words = command(photos, tmp_path / "ray", "-m", model, "--shard-size", "10", "--ray", "2", "--json")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["scored"], report["rejected"], report["workers"]) == (23, 2, 2)
+    assert results(tmp_path / "ray") == results(tmp_path / "here")
+    assert results(tmp_path / "ray", "rejects") == results(tmp_path / "here", "rejects")
