@@ -26,7 +26,7 @@ from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.statistics import PairedDifference, Rate, paired_difference, rate
-from alexnet_deploy.types import OutputKind, Progress, silent
+from alexnet_deploy.types import OutputKind, Precision, Progress, silent
 
 Logits = npt.NDArray[np.float32]
 Predictions = npt.NDArray[np.int64]
@@ -35,6 +35,18 @@ BATCH_SIZE = 32
 TOP = 5
 WORST_PICTURES = 12
 _ROUNDING = 1e-9  # 995 of 1,000 is 99.5 %, however a float writes it
+INVARIANCE_PICTURES = 8
+# Another batch size takes another kernel, which adds up in another order: float32 differs in its last bits, half precision
+# in its own last bits. Where activations are rounded to 8 bits, such a last bit can push a value over the edge of a step, and
+# one step is up to 1/127 of a tensor's range. A batch that mixes up its pictures is off by far more than any of these.
+BATCH_TOLERANCE = {
+    Precision.FP32: 1e-4,
+    Precision.FP16: 1e-2,
+    Precision.BF16: 5e-2,
+    Precision.INT8: 5e-2,
+    Precision.FP8: 1e-1,
+    Precision.INT4: 1e-4,
+}
 NO_ANSWER = -1  # the prediction for a picture whose logits hold NaN or infinity
 
 
@@ -127,6 +139,27 @@ class MovedPicture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchInvariance:
+    """Whether a picture gets the same answer alone, in a batch, and at another place of the batch.
+
+    Attributes:
+        pictures: how many were tried.
+        relative: largest difference of a logit between these ways, relative to the largest logit.
+        changed: pictures whose top-1 answer differs between them.
+        tolerance: the most that `relative` may be; see BATCH_TOLERANCE.
+    """
+
+    pictures: int
+    relative: float
+    changed: int
+    tolerance: float
+
+    @property
+    def held(self) -> bool:
+        return self.relative <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
     """Accuracy of one artifact."""
 
@@ -147,6 +180,7 @@ class ParityReport:
         reference_accuracy, candidate_accuracy, difference: None where the pictures have no labels.
         agreement: pictures on which both give the same top-1 answer.
         error: of the logits.
+        invariance: of the candidate; None where it was not tried.
         classes: one row a class, in the artifact's order; those without a picture are left out.
         moved: the pictures whose answers moved farthest, farthest first.
         gates, missed: what was asked, and one sentence for each gate that was missed.
@@ -161,10 +195,45 @@ class ParityReport:
     difference: PairedDifference | None
     agreement: Rate
     error: OutputError
+    invariance: BatchInvariance | None
     classes: tuple[ClassRow, ...]
     moved: tuple[MovedPicture, ...]
     gates: Gates
     missed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """One layer's output in the candidate against the same tensor in the reference; measured by `layer_error`.
+
+    Attributes:
+        layer, op: of the reference's node.
+        precision: what the candidate computes it in.
+        sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)); None where they are identical.
+        relative: largest absolute error, relative to the largest absolute value of the reference.
+    """
+
+    layer: str
+    op: str
+    precision: Precision
+    sqnr_db: float | None
+    relative: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerErrors:
+    """Every layer that two graphs share.
+
+    Attributes:
+        reference, candidate: file names.
+        pictures: what was run.
+        layers: in the reference's order.
+    """
+
+    reference: str
+    candidate: str
+    pictures: DataReference
+    layers: tuple[LayerError, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +244,13 @@ class Verification:
         reports: one a candidate.
         files: the reference, then the candidates.
         agreement: [i][j] is the share of the pictures on which files[i] and files[j] give the same answer.
+        layers: where in the network each candidate departs from the reference; () where that was not asked for.
     """
 
     reports: tuple[ParityReport, ...]
     files: tuple[str, ...]
     agreement: tuple[tuple[float, ...], ...]
+    layers: tuple[LayerErrors, ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -195,6 +266,7 @@ class Answers:
         pictures: what it was asked.
         truth: int64 (N,), the right class in the artifact's own order; -1 where unlabelled.
         logits: float32 (N, classes); log-probabilities where the graph ends in probabilities.
+        invariance: of the artifact, on the first few pictures; None where it was not tried.
     """
 
     ran: Ran
@@ -202,6 +274,7 @@ class Answers:
     pictures: PictureSet
     truth: Labels
     logits: Logits
+    invariance: BatchInvariance | None = None
 
     @property
     def predictions(self) -> Predictions:
@@ -247,9 +320,37 @@ def answers(
             mine.append(done[same])
         progress(task, start + len(chosen), len(pictures))
     return [
-        Answers(ran=Ran.of(runtime), manifest=runtime.manifest, pictures=pictures, truth=known, logits=np.concatenate(mine))
+        Answers(
+            ran=Ran.of(runtime),
+            manifest=runtime.manifest,
+            pictures=pictures,
+            truth=known,
+            logits=np.concatenate(mine),
+            invariance=batch_invariance(runtime, pictures.subset(range(min(len(pictures), INVARIANCE_PICTURES)))),
+        )
         for runtime, known, mine in zip(runtimes, truths, rows, strict=True)
     ]
+
+
+def batch_invariance(runtime: Runtime, pictures: PictureSet) -> BatchInvariance | None:
+    """Runs the pictures one by one, all together, and all together in reverse, and compares the answers.
+
+    Returns:
+        None where the artifact gives no finite answer to compare.
+    """
+    pixels, _ = next(pictures.pixels(runtime.manifest.preprocess, len(pictures)))
+    alone = np.concatenate([_logits(runtime, pixels[i : i + 1]) for i in range(len(pixels))])
+    together, reversed_ = _logits(runtime, pixels), _logits(runtime, pixels[::-1])[::-1]
+    ways = np.stack([alone, together, reversed_])
+    if not np.isfinite(ways).all():
+        return None
+    largest = float(np.abs(alone).max())
+    return BatchInvariance(
+        pictures=len(pixels),
+        relative=float((ways.max(axis=0) - ways.min(axis=0)).max()) / (largest or 1.0),
+        changed=int((np.ptp(ways.argmax(axis=2), axis=0) > 0).sum()),
+        tolerance=BATCH_TOLERANCE[runtime.manifest.precision],
+    )
 
 
 def verify(
@@ -327,6 +428,7 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
         difference=_difference(reference, candidate) if labelled else None,
         agreement=rate(int(agree.sum()), len(agree)),
         error=_output_error(reference, candidate),
+        invariance=candidate.invariance,
         classes=_class_rows(reference, candidate),
         moved=_moved_pictures(reference, candidate),
         gates=gates,
@@ -509,6 +611,11 @@ def _judged(report: ParityReport) -> ParityReport:
     missed = []
     if error.not_finite:
         missed.append(f"{name} gives NaN or infinity for {error.not_finite} of {report.pictures.count} pictures; 0 are allowed")
+    if report.invariance and not report.invariance.held:
+        missed.append(
+            f"{name} answers otherwise alone than in a batch: logits differ by {report.invariance.relative:.1e} of the largest; "
+            f"{report.invariance.tolerance:g} are allowed"
+        )
     if gates.max_drop is not None and report.difference and report.reference_accuracy and report.candidate_accuracy:
         drop = 100 * report.difference.drop
         if drop > gates.max_drop + _ROUNDING:

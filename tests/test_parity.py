@@ -273,3 +273,28 @@ def test_an_overflowing_graph_is_found_picture_by_picture(tmp_path: Path) -> Non
         found = verify(reference, candidate, picture_set(9), batch_size=4)
     assert found.error.not_finite == 9
     assert "NaN or infinity for 9 of 9" in found.missed[0]
+
+
+def test_a_sound_graph_answers_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
+    with Runtime(tiny_artifact(tmp_path / "one.onnx").path) as runtime:
+        found = parity.batch_invariance(runtime, picture_set(8))
+    assert found is not None
+    assert found.held
+    assert found.changed == 0
+    assert found.pictures == 8
+
+
+def test_a_graph_that_mixes_its_pictures_is_found_out(tmp_path: Path) -> None:
+    """It looks at the mean of the batch: the same picture, another answer."""
+    from onnx import helper
+
+    graph = tiny_graph()
+    graph.graph.node[-1].output[0] = "scores"
+    graph.graph.node.append(helper.make_node("ReduceMean", ["scores"], ["mean"], axes=[0], keepdims=1))
+    graph.graph.node.append(helper.make_node("Sub", ["scores", "mean"], ["output"]))
+    good, bad = tiny_artifact(tmp_path / "good.onnx"), tiny_artifact(tmp_path / "bad.onnx", graph=graph)
+    with Runtime(good.path) as reference, Runtime(bad.path) as candidate:
+        found = verify(reference, candidate, picture_set(12))
+    assert found.invariance is not None
+    assert not found.invariance.held
+    assert any("answers otherwise alone than in a batch" in sentence for sentence in found.missed)

@@ -22,6 +22,7 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run the candidates on this backend instead of the one that suits them best.")
 @click.option("--classes", "per_class", is_flag=True, help="Show the accuracy of each class too.")
+@click.option("--layers", is_flag=True, help="Where the error arises: each layer's output, ONNX against ONNX.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
     reference: Path,
@@ -36,6 +37,7 @@ def command(
     device: str,
     backend: str | None,
     per_class: bool,
+    layers: bool,
     page: Path | None,
 ) -> Result:
     """Compare CANDIDATES with REFERENCE on the same pictures.
@@ -48,8 +50,10 @@ def command(
         --data photos/val --min-agreement 99 --max-drop 0.5 --html verify.html
     """
     from contextlib import ExitStack
+    from dataclasses import replace
 
     from alexnet_deploy.cli.data import held_out
+    from alexnet_deploy.layer_error import compare_layers
     from alexnet_deploy.parity import Gates, verify_all
     from alexnet_deploy.report import html
     from alexnet_deploy.report.parity import verification, verification_page
@@ -63,6 +67,8 @@ def command(
         if count is not None:
             pictures = pictures.sample(count, seed)
         found = verify_all(first, others, pictures, gates, batch_size=batch_size, progress=progress)
+        if layers:
+            found = replace(found, layers=compare_layers(first, others, pictures, progress))
     if page is not None:
         html.write(page, verification_page(found, pictures))
     return Result(found, verification(found, per_class=per_class), found.missed)

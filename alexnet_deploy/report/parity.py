@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.parity import EvaluationReport, MovedPicture, ParityReport, Verification
+from alexnet_deploy.parity import EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report import html, plots, terminal, words
@@ -16,6 +16,8 @@ from alexnet_deploy.report.html import Markup, Section, Tile
 from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Cell, Show
 from alexnet_deploy.types import GraphForm, Precision
+
+_WIDEST_DB, _DB_A_BLOCK = 60.0, 4.0  # of the bars in the terminal
 
 
 def verification(of: Verification, *, per_class: bool = False) -> Show:
@@ -32,6 +34,13 @@ def verification(of: Verification, *, per_class: bool = False) -> Show:
                 ["artifact", ">change", "95 % interval", ">lost", ">gained", "McNemar"],
                 [_difference_row(report) for report in of.reports],
                 title="Top-1 accuracy against the reference, in points",
+            )
+        for layers in of.layers:
+            terminal.table(
+                console,
+                ["layer", "op", "precision", ">SQNR", "", ">max error"],
+                [_layer_row(layer) for layer in layers.layers],
+                title=f"Layers of {layers.candidate} against {layers.reference}",
             )
         if per_class and first.classes:
             terminal.table(console, *_class_table(of.reports))
@@ -118,6 +127,11 @@ def _difference_row(report: ParityReport) -> list[Cell]:
     ]
 
 
+def _layer_row(of: LayerError) -> list[Cell]:
+    bar = "█" * round(min(of.sqnr_db, _WIDEST_DB) / _DB_A_BLOCK) if of.sqnr_db else ""
+    return [of.layer, of.op, str(of.precision), words.decibels(of.sqnr_db), bar, words.error(of.relative)]
+
+
 def _class_table(reports: Sequence[ParityReport]) -> tuple[list[str], list[list[Cell]]]:
     columns = ["class", ">pictures", ">reference", *(f">{report.candidate.file}" for report in reports)]
     rows: list[list[Cell]] = [
@@ -171,6 +185,8 @@ def gated(of: Verification) -> bool:
 def sections(of: Verification, pictures: PictureSet) -> list[Section]:
     """What a page says of a verification: accuracy, agreement, output error, classes, and the pictures that moved."""
     parts = [_agreement_section(of), _error_section(of)]
+    if of.layers:
+        parts.append(_layer_section(of))
     if of.reports[0].reference_accuracy:
         parts.insert(0, _accuracy_section(of))
         parts.append(_class_section(of))
@@ -281,18 +297,49 @@ def _error_section(of: Verification) -> Section:
             f"{report.error.mean_abs:.3g}",
             f"{report.error.cosine:.6f}",
             words.decibels(report.error.sqnr_db),
+            words.error(report.invariance.relative if report.invariance else None),
         ]
         for report in of.reports
     ]
     table = html.table(
-        "Error of the logits against the reference's, over all pictures and classes; relative means of its largest logit.",
-        ["artifact", ">max, relative", ">max, absolute", ">mean", ">cosine", ">SQNR"],
+        "Error of the logits against the reference's, over all pictures and classes; relative means of its largest logit. "
+        "Alone or in a batch: how much the same picture's logits differ between these, and between places in the batch.",
+        ["artifact", ">max, relative", ">max, absolute", ">mean", ">cosine", ">SQNR", ">alone or in a batch"],
         rows,
         key=1,
     )
     drawn = plots.bars("Signal to noise of the logits, dB", marks, tick="{:g} dB".format) if marks else None
     figure = html.figure(drawn, "Signal to quantisation noise of the logits: 20 dB is 10 % noise, 40 dB is 1 %") if drawn else ""
     return Section("Output error", html.join(figure, table))
+
+
+def _layer_section(of: Verification) -> Section:
+    """Where the error comes from: the SQNR of every layer's output, layer by layer."""
+    colours = {report.candidate.file: colour(report.candidate) for report in of.reports}
+    drawn = [
+        html.figure(
+            plots.bars(
+                f"Signal to noise of every layer of {each.candidate}, dB",
+                [
+                    Mark(
+                        f"{layer.layer} ({layer.op}, {layer.precision})",
+                        words.decibels(layer.sqnr_db),
+                        max(0.0, layer.sqnr_db or 0.0),
+                        colour=colours.get(each.candidate, 1),
+                    )
+                    for layer in each.layers
+                ],
+                tick="{:g} dB".format,
+            ),
+            f"{each.candidate}: signal to noise of each layer's output",
+        )
+        for each in of.layers
+    ]
+    about = html.paragraph(
+        f"Each layer's output against the same tensor of {of.layers[0].reference}, on "
+        f"{words.count(of.layers[0].pictures.count, 'picture')}. A layer's error holds that of the layers before it."
+    )
+    return Section("Layers", html.join(about, html.figures(*drawn)))
 
 
 def _class_section(of: Verification) -> Section:
@@ -330,4 +377,5 @@ def colour(ran: Ran) -> int:
     """One colour a precision, in every plot; the checkpoint is grey."""
     if ran.kind == "checkpoint":
         return 0
-    return {Precision.FP32: 1, Precision.FP16: 2, Precision.INT8: 3, Precision.FP8: 4, Precision.BF16: 5}[ran.precision]
+    palette = {Precision.FP32: 1, Precision.FP16: 2, Precision.INT8: 3, Precision.FP8: 4, Precision.BF16: 5, Precision.INT4: 6}
+    return palette[ran.precision]

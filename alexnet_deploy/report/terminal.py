@@ -38,7 +38,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell
             drawn.add_column(Text(names[i]), justify=sides[i], overflow="fold", no_wrap=widths[i] <= console.width)
         for row in rows:
             drawn.add_row(*(_plain(row[i]) for i in chosen))
-        console.print(drawn)
+        _print(console, drawn)
         console.print()
 
 
@@ -59,7 +59,7 @@ def facts(console: Console, pairs: Sequence[tuple[str, Cell]]) -> None:
     drawn.add_column(overflow="fold")
     for name, value in pairs:
         drawn.add_row(Text(name), _plain(value))
-    console.print(drawn)
+    _print(console, drawn)
 
 
 def verdict(console: Console, missed: Sequence[str], passed: str) -> None:
@@ -68,6 +68,14 @@ def verdict(console: Console, missed: Sequence[str], passed: str) -> None:
         console.print(Text(f"{len(missed)} gate{'s' if len(missed) > 1 else ''} missed", style="bold red"))
     elif passed:
         console.print(Text(passed, style="bold green"))
+
+
+def _print(console: Console, drawn: Table) -> None:
+    """Without the blanks with which rich fills up every line: they are in the way of whoever copies or pipes it."""
+    for line in console.render_lines(drawn, pad=False):
+        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
 
 
 def _plain(cell: Cell) -> Text:
