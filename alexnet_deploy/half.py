@@ -122,7 +122,7 @@ class _Conversion:
         operands = {i: TensorProto.FLOAT for i, name in enumerate(node.input) if name and self._is_float(name)}
         results = {i: TensorProto.FLOAT for i, name in enumerate(node.output) if name and self._is_float(name)}
         schema = _schema(node, edit.opset(self.model))
-        if schema is None or node.op_type in _FLOAT32_ONLY or node.name.startswith(f"{RAW_INPUT}."):
+        if schema is None or node.op_type in _FLOAT32_ONLY or _prepares_pixels(node):
             return operands, results
         takes_half = {
             c.type_param_str for c in schema.type_constraints if f"tensor({self.dtype})" in c.allowed_type_strs
@@ -175,6 +175,11 @@ def rounded(values: npt.NDArray[Any], dtype: HalfType, *, never_zero: bool = Fal
         lost = (values != 0) & (result == 0)
         result = np.where(lost, smallest.astype(result.dtype), result)
     return result
+
+
+def _prepares_pixels(node: NodeProto) -> bool:
+    """Whether a node is preprocessing that was put into the graph (a Q/DQ pair after it may carry its name too)."""
+    return bool(node.name.startswith(f"{RAW_INPUT}.")) and node.op_type not in ("QuantizeLinear", "DequantizeLinear")
 
 
 def _cast(source: str, result: str, kind: int) -> NodeProto:

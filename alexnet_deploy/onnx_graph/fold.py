@@ -167,3 +167,48 @@ def _fold_into_layer(graph: GraphProto, norm: NodeProto) -> bool:
         edit.add_initialiser(graph, edit.fresh_name(graph, f"{norm.input[2]}.folded"), new_bias),
     ]
     return edit.bypass(graph, norm)
+
+
+def products_to_gemm(model: ModelProto) -> bool:
+    """A MatMul of rank 2 with constant weights, and the Add of a bias after it, become one Gemm: every engine's best case.
+
+    Returns:
+        Whether there were any.
+    """
+    graph = model.graph
+    types = edit.value_types(model)
+    weights = edit.initialisers(graph)
+    products = [
+        node
+        for node in edit.nodes_of(graph, "MatMul")
+        if node.input[1] in weights and _rank(types, node.input[0]) == _rank(types, node.input[1]) == 2
+    ]
+    biases: list[NodeProto] = []
+    for node in products:
+        node.op_type = "Gemm"
+        readers = edit.consumers(graph).get(node.output[0], [])
+        bias = (
+            _added_bias(readers[0], node.output[0], weights, int(weights[node.input[1]].dims[1])) if len(readers) == 1 else None
+        )
+        if bias is not None and not any(output.name == node.output[0] for output in graph.output):
+            add = readers[0]
+            node.input.append(bias)
+            add.input[:] = [node.output[0]]
+            if edit.bypass(graph, add):
+                biases.append(add)
+    edit.remove_nodes(graph, biases)
+    return bool(products)
+
+
+def _added_bias(add: NodeProto, product: str, weights: dict[str, TensorProto], columns: int) -> str | None:
+    """The constant that `add` adds to each row of `product`, or None where it does something else."""
+    if add.op_type != "Add":
+        return None
+    other = add.input[1] if add.input[0] == product else add.input[0]
+    shape = tuple(weights[other].dims) if other in weights else ()
+    return other if shape in ((columns,), (1, columns)) else None
+
+
+def _rank(types: dict[str, Any], name: str) -> int | None:
+    shape = edit.dims(types[name]) if name in types else None
+    return None if shape is None else len(shape)

@@ -64,6 +64,8 @@ def tidy(model: ModelProto) -> list[str]:
             changes["operations without effect dropped"] = None
         if fold.fold_batch_norm(model):
             changes["BatchNormalization folded"] = None
+        if fold.products_to_gemm(model):
+            changes["MatMul to Gemm"] = None
         if edit.drop_unused(model.graph):
             changes["unused parts dropped"] = None
         if before == (len(changes), len(model.graph.node), len(model.graph.initializer)):

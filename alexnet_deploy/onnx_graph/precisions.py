@@ -9,7 +9,7 @@ from alexnet_deploy.manifest import LayerPrecision
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.types import Precision
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits")  # the last is onnxruntime's
 _OF_TYPE = {
     TensorProto.FLOAT: Precision.FP32,
     TensorProto.FLOAT16: Precision.FP16,
@@ -17,7 +17,6 @@ _OF_TYPE = {
     TensorProto.INT8: Precision.INT8,
     TensorProto.UINT8: Precision.INT8,
     TensorProto.FLOAT8E4M3FN: Precision.FP8,
-    TensorProto.INT4: Precision.INT4,
 }
 
 
@@ -25,20 +24,23 @@ def layer_precisions(model: ModelProto) -> tuple[LayerPrecision, ...]:
     """One entry for each Conv, ConvTranspose, Gemm and MatMul, in the graph's order.
 
     A layer counts as INT8 or FP8 only when both its data and its weights come out of a DequantizeLinear of that type; as
-    INT4 when its weights do.
+    INT4 when it is a MatMulNBits of 4 bits.
     """
     types = edit.value_types(model)
     made_by = edit.producers(model.graph)
     return tuple(
         LayerPrecision(layer=node.name or node.output[0], op=node.op_type, precision=_precision(node, made_by, types))
-        for node in edit.nodes_of(model.graph, *PRODUCTS)
+        for node in model.graph.node
+        if node.op_type in PRODUCTS
     )
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, TypeProto]) -> Precision:
+    if node.op_type == "MatMulNBits" and edit.attribute(node, "bits", 4) == 4:
+        return Precision.INT4
     data, weights = (_source_type(name, made_by, types) for name in node.input[:2])
-    if weights in (data, Precision.INT4):
-        return weights
+    if data == weights:
+        return data
     # Quantised on one side only: it computes in the type that both are brought to.
     return _of(types, node.input[0])
 

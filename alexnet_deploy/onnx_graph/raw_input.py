@@ -43,7 +43,8 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
         chain.then("Gather", "to_bgr", chain.constant("bgr", [2, 1, 0], np.int64), axis=3)
     elif recipe.channel_order == "grey":
         # ITU-R 601 luma in 16-bit fixed point, as `preprocess.normalise` has it; every step is exact in float32.
-        chain.then("MatMul", "weigh", chain.constant("luma", [[19595], [38470], [7471]]))
+        chain.then("Mul", "weigh", chain.constant("luma", [19595, 38470, 7471]))
+        chain.then("ReduceSum", "luma_sum", chain.constant("channels", [3], np.int64), keepdims=1)
         chain.then("Add", "round", chain.constant("half", 0x8000))
         chain.then("Mul", "shift_right", chain.constant("two_to_minus_16", 2.0**-16))
         chain.then("Floor", "to_grey")
