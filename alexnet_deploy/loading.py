@@ -22,8 +22,8 @@ from alexnet_deploy.errors import (
     ModelError,
 )
 from alexnet_deploy.gpu import gpus, problem
-from alexnet_deploy.machine import has_vnni
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, Artifact, Manifest, PlanRecord, Preprocess, existing_file
+from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
+from alexnet_deploy.manifest import KIND_OF_SUFFIX, Artifact, Manifest, PlanRecord, Preprocess, TunedRecord, existing_file
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -58,6 +58,8 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
         raise InputError(f"there is no device {device!r}", expected=f"one of {', '.join(DEVICES)}")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads is {threads!r}", expected="a whole number from 1, or None")
+    if device == "auto" and backend is None and threads is None and (tuned := _tuned_for_here(artifact.manifest)):
+        device, backend, threads = tuned.device, tuned.backend, tuned.threads
     name = _backend_name(artifact, backend)
     if artifact.manifest.kind == "plan" and BACKENDS[name].devices == ("cuda",):
         loaded = _load_plan(artifact, name, device, threads)
@@ -122,6 +124,15 @@ _FOREIGN_NOTE = "loaded without a manifest: names, shapes and dtypes are those t
 _FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
 
 
+def _tuned_for_here(manifest: Manifest) -> TunedRecord | None:
+    """The manifest's record of how it is fastest, if it was made on a machine like this and its backend is still here."""
+    tuned = manifest.tuned
+    if tuned is None or (tuned.cpu, tuned.cores) != (cpu_name(), usable_cores()):
+        return None
+    line = BACKENDS.get(tuned.backend)
+    return tuned if line is not None and line.installed and (tuned.device == "cpu" or gpus()) else None
+
+
 def _backend_name(artifact: Artifact, named: str | None) -> str:
     """The backend that was named, if it reads this kind of file; else the first of the table that does and is installed."""
     manifest = artifact.manifest
@@ -164,6 +175,9 @@ def _load_plan(plan: Artifact, name: str, device: str, threads: int | None) -> L
         )
     if device == "auto":
         warnings.warn(f"{why}: its twin {twin.path.name} runs on the CPU instead", FallbackWarning, stacklevel=4)
+    tuned = _tuned_for_here(twin.manifest) if threads is None else None
+    if tuned is not None and tuned.device == "cpu":
+        return _load_anywhere(plan, twin, tuned.backend, "cpu", tuned.threads)
     return _load_anywhere(plan, twin, _backend_name(twin, None), "cpu", threads)
 
 

@@ -175,6 +175,26 @@ class PlanRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunedRecord:
+    """How an artifact is fastest on one machine, as `alexnet-deploy tune` found; Runtime follows it there, unless told otherwise.
+
+    Attributes:
+        backend, device, threads: as Runtime takes them.
+        batch: the batch size that it was tuned for.
+        latency_ms: the median at that batch size.
+        cpu, cores: the machine; the record does not hold on another.
+    """
+
+    backend: str
+    device: str
+    threads: int | None
+    batch: int
+    latency_ms: float
+    cpu: str
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
     """How a checkpoint was trained: the data, and the settings as the command took them."""
 
@@ -202,6 +222,7 @@ class Manifest:
         pictures: the set it was trained on; commands that need pictures and were given none take it from here.
         parents: what it was made from, nearest first.
         twin: for a plan, the graph that a machine without a GPU can run.
+        tuned: how it is fastest on the machine that it was tuned on.
         notes: free text for people.
     """
 
@@ -229,6 +250,7 @@ class Manifest:
     plan: PlanRecord | None = None
     parents: tuple[Lineage, ...] = ()
     twin: FileReference | None = None
+    tuned: TunedRecord | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -392,6 +414,18 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     log.info("wrote %s, %d bytes, sha256 %s", path, manifest.size_bytes, manifest.sha256)
     return Artifact(path, manifest)
+
+
+def update_manifest(artifact: Artifact, **changes: Any) -> Artifact:
+    """Replaces fields of an artifact's manifest on the disk; the artifact itself is not touched."""
+    manifest = replace(artifact.manifest, **changes)
+    _write_manifest(artifact.path, manifest)
+    return Artifact(artifact.path, manifest)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    with replacing(manifest_path(path)) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+    INT4 = "int4"  # of weights alone, in blocks; activations are quantised by the engine as they come
 
 
 class GraphForm(StrEnum):
