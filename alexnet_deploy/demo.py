@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
+from alexnet_deploy.calibration import observe
 from alexnet_deploy.engine import build_engine
+from alexnet_deploy.layer_error import compare_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord
+from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.parity import Verification, verify_all
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
+
+SHOWN_PICTURES, SHOWN_BINS = 32, 120  # of the activations' histograms in the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,24 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """How the values of one activation are distributed, and the range of them that INT8 keeps.
+
+    Attributes:
+        tensor: its name in the graph.
+        low, high: the smallest and largest value seen.
+        counts: of equally wide bins from `low` to `high`.
+        kept: the range that was chosen; what lies outside is clipped.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    counts: tuple[float, ...]
+    kept: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoReport:
     """Everything the demo found.
 
@@ -46,13 +70,15 @@ class DemoReport:
         folder: where the artifacts are.
         steps: in order, with their time.
         calibration: where INT8's ranges came from.
+        activations: what was calibrated, tensor by tensor.
         verification: every artifact against the checkpoint.
         speed: of every artifact, the checkpoint first.
     """
 
     folder: Path
     steps: tuple[Step, ...]
-    calibration: CalibrationRecord | None
+    calibration: CalibrationRecord
+    activations: tuple[Distribution, ...]
     verification: Verification
     speed: BenchmarkReport
 
@@ -99,19 +125,38 @@ def build_and_prove(
     watch.lap("build FP16")
     int8 = build_engine(onnx, folder / "alexnet.int8.plan", Precision.INT8, count=effort.calibration_pictures, progress=progress)
     watch.lap("calibrate and build INT8")
+    assert int8.calibration is not None
     graphs = [artifact for report in (fp16, int8) for artifact in report.artifacts[:-1]]
     candidates = [onnx, *graphs, fp16.plan, int8.plan]
     with ExitStack() as opened:
-        runtimes = [opened.enter_context(Runtime(artifact.path)) for artifact in (checkpoint, *candidates)]
-        verification = _verified(runtimes, pictures.sample(effort.test_pictures), progress)
+        reference, *others = [opened.enter_context(Runtime(artifact.path)) for artifact in (checkpoint, *candidates)]
+        chosen = pictures.sample(effort.test_pictures)
+        verification = verify_all(reference, others, chosen, progress=progress)
+        quantised = [
+            other for other in others if other.manifest.kind == "onnx" and other.manifest.precision is not Precision.FP32
+        ]
+        layers = compare_layers(others[0], quantised, chosen, progress)
         watch.lap("verify")
-        speed = benchmark(runtimes, effort.batches, seconds=effort.bench_seconds, most_runs=500, progress=progress)
+        speed = benchmark([reference, *others], effort.batches, seconds=effort.bench_seconds, most_runs=500, progress=progress)
         watch.lap("benchmark")
     return DemoReport(
-        folder=folder, steps=tuple(watch.steps), calibration=int8.calibration, verification=verification, speed=speed
+        folder=folder,
+        steps=tuple(watch.steps),
+        calibration=int8.calibration,
+        activations=_activations(onnx, int8.calibration, progress),
+        verification=replace(verification, layers=layers),
+        speed=speed,
     )
 
 
-def _verified(runtimes: Sequence[Runtime], pictures: PictureSet, progress: Progress) -> Verification:
-    reference, *others = runtimes
-    return verify_all(reference, others, pictures, progress=progress)
+def _activations(onnx: Artifact, record: CalibrationRecord, progress: Progress) -> tuple[Distribution, ...]:
+    """The distributions behind the ranges, seen on some of the pictures that they come from."""
+    pictures = PictureSet.open(record.data.location).sample(SHOWN_PICTURES, record.seed)
+    seen = observe(load_graph(onnx.path), onnx.manifest, pictures, progress=lambda task, done, total, note="": None)
+    found = []
+    for tensor, kept in record.ranges.items():
+        values, weights = seen[tensor].bins().points()
+        counts, edges = np.histogram(values, SHOWN_BINS, weights=weights)
+        shares = tuple(round(float(share), 8) for share in counts)
+        found.append(Distribution(tensor=tensor, low=float(edges[0]), high=float(edges[-1]), counts=shares, kept=kept))
+    return tuple(found)

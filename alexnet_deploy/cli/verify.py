@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
 
 
 @click.command(cls=Command, short_help="Compare artifacts with a reference; exit code 1 when a gate is missed.")
@@ -23,6 +24,7 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 @click.option("--backend", help="Run the candidates on this backend instead of the one that suits them best.")
 @click.option("--classes", "per_class", is_flag=True, help="Show the accuracy of each class too.")
 @click.option("--layers", is_flag=True, help="Where the error arises: each layer's output, ONNX against ONNX.")
+@preprocess_options
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
     reference: Path,
@@ -39,10 +41,12 @@ def command(
     per_class: bool,
     layers: bool,
     page: Path | None,
+    pictures_as: PreprocessOptions,
 ) -> Result:
     """Compare CANDIDATES with REFERENCE on the same pictures.
 
     Accuracy of both, top-1 agreement, the error of the logits, and how sure a drop is. Exit code 1 when a gate is missed.
+    A REFERENCE that somebody else made is taken with --preset, or --mean, --std and so on: how it wants its pictures.
 
     \b
     Example:
@@ -61,7 +65,7 @@ def command(
 
     gates = Gates(max_drop=max_drop, min_agreement=min_agreement, max_error=max_error)
     with ExitStack() as opened, progress_bars() as progress:
-        first = opened.enter_context(Runtime(reference, device))
+        first = opened.enter_context(Runtime(open_or_adopt(reference, pictures_as).path, device))
         others = [opened.enter_context(Runtime(path, device, backend)) for path in candidates]
         pictures = held_out(data, first.manifest)
         if count is not None:

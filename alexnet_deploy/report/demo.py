@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -64,22 +65,41 @@ def demo_page(of: DemoReport, pictures: PictureSet) -> str:
         ),
     )
     sections = [
-        Section("All artifacts", html.join(summary, made, _calibration(of))),
+        Section("All artifacts", html.join(summary, made)),
         *parity.sections(of.verification, pictures),
+        _calibration(of),
         *benchmark.sections(of.speed),
     ]
     return html.page("AlexNet, from training to engine", lead, sections, opening=opening, footer=words.machine(of.speed.machine))
 
 
-def _calibration(of: DemoReport) -> html.Markup:
+def _calibration(of: DemoReport) -> Section:
+    """Where the ranges came from, and what each cuts off."""
     found = of.calibration
-    if found is None:
-        return html.Markup("")
     chosen = "chosen as the best of several on pictures held back" if found.chosen_by == "auto" else "as asked"
-    return html.facts([
-        ("INT8 calibration", f"{found.method}, {chosen}"),
-        ("calibrated on", f"{words.count(found.data.count, 'picture')} of {found.data.location}, seed {found.seed}"),
-    ])  # fmt: skip
+    drawn = [
+        html.figure(
+            plots.histogram(
+                f"Values of {each.tensor}",
+                np.linspace(each.low, each.high, len(each.counts) + 1),
+                np.array(each.counts),
+                each.kept,
+            ),
+            f"{each.tensor}: {each.kept[0]:.3g} to {each.kept[1]:.3g}",
+        )
+        for each in of.activations
+    ]
+    about = html.facts(
+        [
+            ("method", f"{found.method}, {chosen}"),
+            ("pictures", f"{words.count(found.data.count, 'picture')} of {found.data.location}, seed {found.seed}"),
+        ]
+    )
+    how = html.paragraph(
+        "How often each value occurs in what goes into the quantised layers (logarithmic), and between the two strokes the range "
+        "that INT8 keeps. A narrow range has finer steps; what lies outside is clipped."
+    )
+    return Section("INT8 calibration", html.join(about, how, html.figures(*drawn)))
 
 
 def _tiles(of: DemoReport) -> list[Tile]:

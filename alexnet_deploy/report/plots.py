@@ -162,7 +162,8 @@ def histogram(
     """How often each value occurs (logarithmic), and the range that was chosen; what lies outside it is clipped."""
     top, bottom = 6, 92
     scale = _Scale(float(edges[0]), float(edges[-1]), _EDGE, WIDTH - _EDGE)
-    heights = np.log1p(np.asarray(counts, np.float64))
+    counts = np.asarray(counts, np.float64)
+    heights = np.log1p(counts / max(float(counts[counts > 0].min(initial=1.0)), 1e-6))
     tallest = max(float(heights.max()), 1e-12)
     path = f"M{scale(float(edges[0])):.1f} {bottom}"
     for height, left, right in zip(heights / tallest, edges[:-1], edges[1:], strict=True):

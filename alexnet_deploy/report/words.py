@@ -56,8 +56,10 @@ def per_second(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio: "3.6×"."""
-    return NONE if value is None else f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+    """A ratio: "3.6×", "0.03×"."""
+    if value is None:
+        return NONE
+    return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 0.95 else f"{value:.2f}×"
 
 
 def error(value: float | None) -> str:

@@ -1,0 +1,58 @@
+"""docs/errors.md is what the code says, and every message keeps to the form."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOL = ROOT / "tools" / "make_error_table.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_error_table", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_error_table"] = module  # its dataclass looks for its own module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_current() -> None:
+    done = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_sentence_ends_with_a_full_stop_of_its_own(tool: ModuleType) -> None:
+    """The parts are put together by AlexnetDeployError.__str__, which sets the punctuation."""
+    for entry in tool.entries():
+        for part in (entry.found, entry.expected, entry.fix):
+            assert not part.rstrip("*").endswith(". ") and not part.endswith("."), entry  # noqa: PT018
+
+
+def test_every_error_says_what_was_found(tool: ModuleType) -> None:
+    assert all(entry.found.strip("* ") for entry in tool.entries())
+    assert len(tool.entries()) > 150
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("'a plain text'", "a plain text"),
+        ("f'{path.name} has {size_bytes:,} bytes'", "*path* has *size bytes* bytes"),
+        ("f'{len(files)} files' + ' here'", "*files* files here"),
+        ("'one' if few else 'many'", "one / many"),
+        ('f\'{"a" if x else ""}b\'', "ab"),
+        ("message", "*message*"),
+    ],
+)
+def test_templates_keep_what_is_known(tool: ModuleType, source: str, expected: str) -> None:
+    assert tool.template(ast.parse(source, mode="eval").body) == expected
