@@ -96,11 +96,12 @@ def load(
         model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
     except RuntimeError as error:
         raise _corrupt(output, "it holds another model's weights") from error
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMISER):
             index, _, entry = name.removeprefix(_OPTIMISER).partition(".")
-            entries.setdefault(int(index), {})[entry] = tensor
+            entries.setdefault(int(index), {})[entry] = _laid_out_as(parameters[int(index)], tensor)
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
     return state
 
@@ -131,6 +132,11 @@ def _read(output: Path) -> tuple[TrainingState, dict[str, torch.Tensor]]:
 
 def _corrupt(output: Path, why: str) -> ArtifactCorrupt:
     return ArtifactCorrupt(f"{state_path(output)} cannot be resumed from: {why}", fix="train without --resume")
+
+
+def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in the parameter's memory order: the fused optimisers pair their elements by address, whatever the strides."""
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

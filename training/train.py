@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from training.signals import StopRequest
 
 _PROGRESS_SECONDS = 0.25
 
+Optimiser = Literal["sgd", "adamw"]
 Framing = Literal["centre", "whole"]
 
 
@@ -60,7 +61,7 @@ class TrainSettings:
     input_size: int = 224
     epochs: int = 30
     batch_size: int = 128
-    optimiser: Literal["sgd", "adamw"] = "adamw"
+    optimiser: Optimiser = "adamw"
     lr: float = 0.001
     warmup: float = 0.15
     momentum: float = 0.9
@@ -82,6 +83,8 @@ class TrainSettings:
             raise InputError("warmup, momentum or label smoothing out of range", expected="0 to below 1")
         if not 0 <= self.weight_decay <= 1 or not 0 <= self.shift <= 0.5:
             raise InputError("weight decay or shift out of range", expected="0 to 1, and 0 to 0.5")
+        if self.optimiser not in get_args(Optimiser) or self.framing not in get_args(Framing):
+            raise InputError(f"optimiser {self.optimiser!r}, framing {self.framing!r}", expected="sgd or adamw; centre or whole")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed}", expected="0 to 2**63 - 1")
 
@@ -94,9 +97,24 @@ class TrainSettings:
 
 
 def demo_settings(seed: int = 0) -> TrainSettings:
-    """What `alexnet-deploy demo` trains with: a narrow AlexNet, about a minute on two cores."""
+    """What `alexnet-deploy demo` trains with: a narrow AlexNet, about a minute on two cores. docs/decisions/0101 has the
+    figures of what was tried.
+
+    Nothing is mirrored: every shoe of the demo's pictures points left.
+    """
     return TrainSettings(
-        data="demo", framing="whole", width=0.25, input_size=128, epochs=8, batch_size=64, dropout=0.2, seed=seed
+        data="demo",
+        framing="whole",
+        width=0.25,
+        input_size=96,
+        dropout=0.2,
+        epochs=12,
+        batch_size=64,
+        lr=0.001,
+        weight_decay=0.01,
+        flip=False,
+        shift=0.03,
+        seed=seed,
     )
 
 

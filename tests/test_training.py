@@ -1,0 +1,314 @@
+"""The training loop: it learns, it repeats itself to the bit, and it goes on after being killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, DeviceMissing, InputError
+from alexnet_deploy.manifest import Artifact
+from training import checkpoint
+from training.state import read, state_path
+from training.train import TrainReport, TrainSettings, demo_settings, train
+
+SECONDS_TO_WAIT = 120
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that differ by colour, 16 pictures to train on and 4 to measure on in each."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for split, count in {"train": 16, "val": 4}.items():
+        for channel, name in enumerate(("red", "green", "blue")):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 120, (48, 48, 3), np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(photos: Path) -> TrainSettings:
+    return TrainSettings(data=str(photos), width=0.05, input_size=63, epochs=6, batch_size=8, lr=0.003, dropout=0.3)
+
+
+@pytest.fixture(scope="module")
+def trained(settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
+    return train(settings, tmp_path_factory.mktemp("trained") / "m.safetensors")
+
+
+def test_it_learns_what_can_be_learned(trained: TrainReport) -> None:
+    assert trained.history[-1].validation_accuracy == 1.0
+    assert trained.history[-1].train_loss < trained.history[0].train_loss
+
+
+def test_the_checkpoint_says_how_it_was_made(trained: TrainReport, settings: TrainSettings) -> None:
+    model, artifact = checkpoint.load(trained.checkpoint)
+    manifest = artifact.manifest
+    assert manifest.labels == ("blue", "green", "red")
+    assert manifest.training is not None
+    assert manifest.training.epochs_done == 6
+    assert manifest.training.settings["lr"] == settings.lr
+    assert manifest.training.figures["validation_accuracy"] == trained.history[-1].validation_accuracy
+    assert manifest.pictures is not None
+    assert manifest.pictures.location == str(Path(settings.data) / "train")
+    assert manifest.pictures.count == 48
+    assert (manifest.preprocess.height, manifest.preprocess.resize) == (63, 72)
+    assert not state_path(trained.checkpoint).exists()
+    assert model.config.classes == 3
+
+
+def test_the_report_counts_what_it_saw(trained: TrainReport) -> None:
+    assert [record.epoch for record in trained.history] == [1, 2, 3, 4, 5, 6]
+    assert (trained.train_pictures, trained.validation_pictures) == (48, 12)
+    assert trained.parameters == sum(t.numel() for t in load_file(trained.checkpoint).values())
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(
+    trained: TrainReport, settings: TrainSettings, tmp_path: Path
+) -> None:
+    again = train(settings, tmp_path / "again.safetensors")
+    other = train(replace(settings, seed=1), tmp_path / "other.safetensors")
+    assert again.checkpoint.read_bytes() == trained.checkpoint.read_bytes()
+    assert other.checkpoint.read_bytes() != trained.checkpoint.read_bytes()
+
+
+def test_training_leaves_the_process_as_it_was(settings: TrainSettings, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    before = (torch.get_rng_state(), torch.get_num_threads(), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    generator = np.random.get_state()[1].copy()
+    train(replace(settings, epochs=1), tmp_path / "m.safetensors")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before[2:]
+    np.testing.assert_array_equal(np.random.get_state()[1], generator)
+    assert not torch.backends.cudnn.deterministic
+
+
+class Killed(BaseException):
+    """Stands for the end of the process, in the tests that need not really end one."""
+
+
+def stop_after(updates: int) -> object:
+    """A Progress that ends the process at its n-th call: training has no say in it."""
+    count = 0
+
+    def progress(task: str, done: int, total: int, note: str = "") -> None:
+        nonlocal count
+        count += 1
+        if count == updates:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("steps", [1, 6, 7, 16])
+def test_resuming_from_any_step_equals_never_having_stopped(
+    settings: TrainSettings, tmp_path: Path, optimiser: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train._PROGRESS_SECONDS", 0)
+    chosen = replace(settings, optimiser=optimiser)
+    whole = train(chosen, tmp_path / "whole.safetensors")
+    halved = tmp_path / "halved.safetensors"
+    with pytest.raises(Killed):
+        train(chosen, halved, save_seconds=0, progress=stop_after(steps))
+    resumed = train(chosen, halved, resume=True)
+    assert halved.read_bytes() == whole.checkpoint.read_bytes()
+    figures = [replace(r, seconds=0, pictures_per_second=0) for r in whole.history]
+    assert [replace(r, seconds=0, pictures_per_second=0) for r in resumed.history] == figures
+    assert not state_path(halved).exists()
+
+
+def run_train(output: Path, settings: TrainSettings, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "train", "-o", str(output)]
+    if "--resume" not in options:
+        command += ["--data", settings.data, "--width", str(settings.width), "--input-size", str(settings.input_size)]
+        command += [
+            "--epochs",
+            str(settings.epochs),
+            "--batch-size",
+            str(settings.batch_size),
+            "--dropout",
+            str(settings.dropout),
+        ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how they are split
+    return subprocess.Popen(
+        [*command, "--save-seconds", "0", *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_step(output: Path, process: subprocess.Popen[str], epoch: int, step: int) -> None:
+    """Until the state on disk has come so far."""
+    until = time.monotonic() + SECONDS_TO_WAIT
+    while time.monotonic() < until:
+        assert process.poll() is None, f"training ended by itself: {process.communicate()}"
+        if state_path(output).is_file():
+            state = read(output)
+            if (state.epoch, state.step) >= (epoch, step):
+                return
+        time.sleep(0.005)
+    raise AssertionError("training does not come on")
+
+
+@pytest.mark.slow
+def test_a_training_that_was_really_killed_goes_on_to_the_bit(settings: TrainSettings, tmp_path: Path) -> None:
+    """SIGKILL, then SIGTERM, then Ctrl-C, each somewhere within an epoch, and then let be."""
+    chosen = replace(settings, epochs=12)
+    whole = train(chosen, tmp_path / "whole.safetensors")
+    output = tmp_path / "killed.safetensors"
+    epoch = 0
+    for number, (sign, code) in enumerate({signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}.items()):
+        process = run_train(output, chosen, *(["--resume"] if number else []))
+        wait_for_step(output, process, epoch + 2, 1)
+        process.send_signal(sign)
+        _, messages = process.communicate(timeout=SECONDS_TO_WAIT)
+        assert process.returncode == code
+        assert "Traceback" not in messages
+        if sign != signal.SIGKILL:
+            assert "train --resume -o" in messages
+        epoch = read(output).epoch
+        assert epoch < chosen.epochs
+        assert Artifact.open(output).manifest.training is not None
+    process = run_train(output, chosen, "--resume", "--json")
+    answer, messages = process.communicate(timeout=SECONDS_TO_WAIT)
+    assert process.returncode == 0, messages
+    assert len(json.loads(answer)["history"]) == chosen.epochs
+    assert output.read_bytes() == whole.checkpoint.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "killed.safetensors",
+        "killed.safetensors.json",
+        "whole.safetensors",
+        "whole.safetensors.json",
+    ]
+
+
+@pytest.fixture
+def interrupted(settings: TrainSettings, tmp_path: Path) -> Path:
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(Killed):
+        train(settings, output, save_seconds=0, progress=stop_after(1))
+    return output
+
+
+def test_there_is_something_to_resume_from_before_the_first_step(settings: TrainSettings, tmp_path: Path) -> None:
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(Killed):
+        train(settings, output, save_seconds=1e9, progress=stop_after(1))
+    assert (read(output).epoch, read(output).step) == (0, 0)
+
+
+def test_resuming_nothing_is_refused(settings: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing, match="no interrupted training"):
+        train(settings, tmp_path / "m.safetensors", resume=True)
+
+
+def test_resuming_with_other_settings_is_refused(settings: TrainSettings, interrupted: Path) -> None:
+    with pytest.raises(InputError, match="epochs 6, not 4"):
+        train(replace(settings, epochs=4), interrupted, resume=True)
+
+
+def test_resuming_on_other_pictures_is_refused(settings: TrainSettings, interrupted: Path, photos: Path) -> None:
+    extra = photos / "train" / "red" / "extra.png"
+    Image.new("RGB", (48, 48)).save(extra)
+    try:
+        with pytest.raises(DataError, match="have changed"):
+            train(settings, interrupted, resume=True)
+    finally:
+        extra.unlink()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "pickle", "another file", "another version"])
+def test_a_damaged_state_is_refused(settings: TrainSettings, interrupted: Path, damage: str) -> None:
+    path = state_path(interrupted)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "pickle":
+        path.write_bytes(b"\x80\x04K\x01.")
+    elif damage == "another file":
+        save_file({"weight": torch.zeros(3)}, path)
+    else:
+        state = json.dumps(
+            {"format": "alexnet-deploy-training/9", **{n: {} for n in ("settings", "sums")}, "history": []}
+            | {"data_sha256": "", "epoch": 0, "step": 0}
+        )
+        save_file({"weight": torch.zeros(3)}, path, metadata={"state": state})
+    with pytest.raises(ArtifactCorrupt, match="cannot be resumed from"):
+        train(settings, interrupted, resume=True)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nearly_zero() -> None:
+    settings = TrainSettings(lr=0.1, warmup=0.2)
+    rates = [settings.learning_rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[19] == rates[20] == 0.1
+    assert all(a < b for a, b in pairwise(rates[:20]))
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert 0 < rates[-1] < 0.001
+    assert all(math.isfinite(TrainSettings(warmup=0).learning_rate(0, steps)) for steps in (1, 2))
+
+
+def test_a_learning_rate_that_blows_up_is_said_to(settings: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the loss became .* --lr"):
+        train(replace(settings, optimiser="sgd", lr=100.0, epochs=20), tmp_path / "m.safetensors")
+
+
+def test_broken_pictures_are_counted_and_not_fatal(settings: TrainSettings, photos: Path, tmp_path: Path) -> None:
+    broken = [photos / split / "red" / "broken.jpg" for split in ("train", "val")]
+    for path in broken:
+        path.write_bytes(b"\xff\xd8 no picture")
+    try:
+        report = train(replace(settings, epochs=2), tmp_path / "m.safetensors")
+    finally:
+        for path in broken:
+            path.unlink()
+    assert len(report.unreadable) == 2
+    assert all("broken.jpg" in reason for reason in report.unreadable)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused(settings: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(DeviceMissing):
+        train(settings, tmp_path / "m.safetensors", device="cuda")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"warmup": 1.0},
+        {"weight_decay": -1.0},
+        {"shift": 0.6},
+        {"seed": -1},
+        {"optimiser": "lion"},
+        {"framing": "left"},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        replace(TrainSettings(), **wrong)
+
+
+def test_the_demo_fits_the_smallest_input_and_its_seed_is_taken() -> None:
+    assert demo_settings(seed=3).seed == 3
+    assert demo_settings().data == "demo"
