@@ -30,6 +30,7 @@ from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite, RuntimeClosed
 from alexnet_deploy.loading import foreign, is_foreign, load
 from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
+from alexnet_deploy.package import open_artifact
 from alexnet_deploy.preprocess import Pixels, normalise, prepare
 from alexnet_deploy.types import BatchRange, OutputKind
 
@@ -83,16 +84,18 @@ class Runtime:
         preprocess: Preprocess | None = None,
         labels: Sequence[str] = (),
         output_kind: OutputKind | None = None,
+        trust: str | Path | None = None,
     ) -> None:
         """Loads an artifact; the SHA-256 of its file is checked.
 
         Args:
-            path: an ONNX graph, a plan or a checkpoint, with its manifest beside it.
+            path: an ONNX graph, a plan or a checkpoint, with its manifest beside it; or a package of them, a .zip.
             device: "cuda" and "cpu" are strict; "auto" is CUDA where the artifact's backend can use it, else the CPU.
             backend: a name from `alexnet_deploy.backends.BACKENDS`; chosen by the artifact when None.
             threads: CPU threads in one call; the backend's choice when None.
             preprocess, labels, output_kind: only for a file without a manifest, and with `backend` named. Without
                 `preprocess` it takes float batches alone, without `output_kind` it gives raw output alone.
+            trust: for a package: the public key that must have signed it, as `package.open_package` takes it.
 
         Raises:
             ArtifactMissing, ArtifactCorrupt, ManifestError, ModelError: the file, or its manifest, is not what it should be.
@@ -102,13 +105,13 @@ class Runtime:
         Warns:
             FallbackWarning: a plan's twin graph runs on the CPU because there is no usable GPU.
         """
-        if manifest_path(Path(path)).is_file():
+        if Path(path).suffix == ".zip" or manifest_path(Path(path)).is_file():
             if preprocess is not None or labels or output_kind is not None:
                 raise InputError(
                     f"{path} has a manifest, which says how it is used",
                     expected="preprocess, labels and output_kind for files without one only",
                 )
-            artifact = Artifact.open(path, check_hash=False)
+            artifact = open_artifact(path, check_hash=False, trust=trust)
         else:
             artifact = foreign(path, backend, preprocess, tuple(labels), output_kind)
         loaded = load(artifact, device, backend, threads)
@@ -129,7 +132,7 @@ class Runtime:
         self._waking = threading.Lock()
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         log.info("%s runs on %s (%s)", self.running.path.name, self.backend, self.device)
-        self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind)
+        self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind, trust)
         _alive.add(self)
 
     def predict(self, batch: npt.NDArray[Any]) -> Probabilities:
@@ -418,8 +421,11 @@ def _open(
     preprocess: Preprocess | None,
     labels: Sequence[str],
     output_kind: OutputKind | None,
+    trust: str | Path | None,
 ) -> Runtime:
-    return Runtime(path, device, backend, threads=threads, preprocess=preprocess, labels=labels, output_kind=output_kind)
+    return Runtime(
+        path, device, backend, threads=threads, preprocess=preprocess, labels=labels, output_kind=output_kind, trust=trust
+    )
 
 
 def softmax(logits: Logits) -> Probabilities:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from alexnet_deploy.errors import AlexnetDeployError, UnknownModel
 from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.package import open_artifact
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.serving.cost import Cost
 from alexnet_deploy.serving.metrics import Metrics
@@ -98,7 +99,7 @@ class Repository:
                 fresh: dict[str, ServedModel] = {}
                 try:
                     for version, path in files.items():
-                        artifact = await asyncio.to_thread(Artifact.open, path, check_hash=False)
+                        artifact = await asyncio.to_thread(open_artifact, path, check_hash=False)
                         old = served.get(version)
                         same = old is not None and old.runtime.artifact == artifact
                         fresh[version] = old if old is not None and same else await self._open(name, version, artifact)
