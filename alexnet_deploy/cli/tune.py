@@ -1,0 +1,66 @@
+"""`alexnet-deploy tune`: the right engine for this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.units import SECONDS
+
+
+@click.command(cls=Command, short_help="The fastest way to run a model on this machine, kept for Runtime.")
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ARTIFACT...")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures in a call.")
+@click.option("--max-latency", type=SECONDS, metavar="5ms", help="Of the median call.")
+@click.option("--max-drop", type=click.FloatRange(min=0), help="Of top-1 accuracy, in percentage points.")
+@click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [demo:test where the model was trained on it]")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures to compare.")
+@click.option("--reference", type=click.Path(path_type=Path), help="What accuracy is compared with.  [the first ARTIFACT]")
+@click.option("--four-bit/--no-four-bit", default=True, show_default=True, help="Try 4-bit weights in fully connected layers.")
+@click.option("--seconds", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True), help="For each timing.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
+def command(
+    artifacts: tuple[Path, ...],
+    batch: int,
+    max_latency: float | None,
+    max_drop: float | None,
+    data: str | None,
+    limit: int,
+    reference: Path | None,
+    four_bit: bool,
+    seconds: float,
+    output: Path | None,
+) -> Result:
+    """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
+
+    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well. The choice is stored in
+    the manifest of the file that won, and Runtime follows it on machines with this CPU.
+
+    \b
+    Example:
+      alexnet-deploy tune models/alexnet.onnx models/alexnet.int8.cpu.onnx --max-latency 5ms --max-drop 0.5 --data demo:test
+    """
+    from alexnet_deploy.manifest import Artifact
+    from alexnet_deploy.pictures import PictureSet
+    from alexnet_deploy.report import tune as report
+    from alexnet_deploy.tune import tune
+
+    opened = [Artifact.open(path) for path in artifacts]
+    trained_on = opened[0].manifest.pictures
+    location = data or ("demo:test" if trained_on is not None and trained_on.location.startswith("demo") else None)
+    with progress_bars() as progress:
+        found = tune(
+            opened,
+            batch=batch,
+            max_latency_ms=None if max_latency is None else 1000 * max_latency,
+            max_drop=max_drop,
+            pictures=PictureSet.open(location).sample(limit) if location else None,
+            reference=Artifact.open(reference) if reference else None,
+            four_bit=four_bit,
+            seconds=seconds,
+            output=output,
+            progress=progress,
+        )
+    return Result(found, report.tune(found), found.missed)
