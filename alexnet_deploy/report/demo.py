@@ -66,9 +66,9 @@ def demo_page(of: DemoReport, pictures: PictureSet) -> str:
     )
     sections = [
         Section("All artifacts", html.join(summary, made)),
+        *benchmark.sections(of.speed),
         *parity.sections(of.verification, pictures),
         _calibration(of),
-        *benchmark.sections(of.speed),
     ]
     return html.page("AlexNet, from training to engine", lead, sections, opening=opening, footer=words.machine(of.speed.machine))
 

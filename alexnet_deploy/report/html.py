@@ -133,8 +133,9 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Markup:
     return tag("dl", *(join(tag("dt", name), tag("dd", value)) for name, value in pairs))
 
 
-def details(summary: str, body: Markup) -> Markup:
-    return tag("details", tag("summary", summary), body)
+def details(summary: str, body: Markup, *, opened: bool = False) -> Markup:
+    """What can be unfolded; `opened` where it is unfolded at first."""
+    return tag("details", tag("summary", summary), body, open="" if opened else None)
 
 
 def thumbnail(pixels: Pixels, description: str) -> Markup:

@@ -17,6 +17,14 @@ from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Cell, Show
 from alexnet_deploy.types import GraphForm, Precision
 
+PALETTE = {
+    Precision.FP32: 1,
+    Precision.FP16: 2,
+    Precision.INT8: 3,
+    Precision.FP8: 4,
+    Precision.BF16: 5,
+    Precision.INT4: 6,
+}
 _WIDEST_DB, _DB_A_BLOCK = 60.0, 4.0  # of the bars in the terminal
 
 
@@ -315,7 +323,6 @@ def _error_section(of: Verification) -> Section:
 
 def _layer_section(of: Verification) -> Section:
     """Where the error comes from: the SQNR of every layer's output, layer by layer."""
-    colours = {report.candidate.file: colour(report.candidate) for report in of.reports}
     drawn = [
         html.figure(
             plots.bars(
@@ -325,7 +332,7 @@ def _layer_section(of: Verification) -> Section:
                         f"{layer.layer} ({layer.op}, {layer.precision})",
                         words.decibels(layer.sqnr_db),
                         max(0.0, layer.sqnr_db or 0.0),
-                        colour=colours.get(each.candidate, 1),
+                        colour=PALETTE[layer.precision],
                     )
                     for layer in each.layers
                 ],
@@ -337,7 +344,8 @@ def _layer_section(of: Verification) -> Section:
     ]
     about = html.paragraph(
         f"Each layer's output against the same tensor of {of.layers[0].reference}, on "
-        f"{words.count(of.layers[0].pictures.count, 'picture')}. A layer's error holds that of the layers before it."
+        f"{words.count(of.layers[0].pictures.count, 'picture')}; one colour a precision. "
+        "A layer's error holds that of those before it."
     )
     return Section("Layers", html.join(about, html.figures(*drawn)))
 
@@ -354,13 +362,14 @@ def _moved_section(of: Verification, pictures: PictureSet) -> Section:
             "Changed answers first, then by how far the probabilities moved (total variation: 0 the same, 1 nothing in common)."
         )
     ]
+    most_changed = min((report for report in of.reports if report.moved), key=lambda report: report.agreement.count)
     for report in of.reports:
         if not report.moved:
             continue
         changed = report.agreement.total - report.agreement.count
         summary = f"{report.candidate.file}: {words.count(changed, 'changed answer')} of {report.agreement.total:,}"
         items = [_moved_picture(picture, pictures) for picture in report.moved]
-        shown.append(html.details(summary, html.tag("ul", *items, class_="gallery")))
+        shown.append(html.details(summary, html.tag("ul", *items, class_="gallery"), opened=report is most_changed))
     return Section("Pictures that moved farthest", html.join(*shown))
 
 
@@ -369,13 +378,13 @@ def _moved_picture(moved: MovedPicture, pictures: PictureSet) -> Markup:
     before = f"{moved.reference} {words.percent(moved.reference_probability, 0)}"
     after = f"{moved.candidate or 'no answer'} {words.percent(moved.candidate_probability, 0)}"
     truth = [html.tag("span", f"is {moved.truth}", class_="dim")] if moved.truth else []
-    judged = "" if not moved.truth else "good" if moved.candidate == moved.truth else "bad"
-    return html.tag("li", drawn, *truth, html.tag("span", before), html.tag("span", f"→ {after}", class_=judged or None))
+    right = moved.candidate == moved.truth
+    sign, judged = ("", None) if not moved.truth else (" ✓", "good") if right else (" ✗", "bad")
+    return html.tag("li", drawn, *truth, html.tag("span", before), html.tag("span", f"→ {after}{sign}", class_=judged))
 
 
 def colour(ran: Ran) -> int:
     """One colour a precision, in every plot; the checkpoint is grey."""
     if ran.kind == "checkpoint":
         return 0
-    palette = {Precision.FP32: 1, Precision.FP16: 2, Precision.INT8: 3, Precision.FP8: 4, Precision.BF16: 5, Precision.INT4: 6}
-    return palette[ran.precision]
+    return PALETTE[ran.precision]
