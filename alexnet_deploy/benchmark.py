@@ -140,8 +140,8 @@ def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch | Pixels:
     return pixels if runtime.manifest.input.dtype == "uint8" else normalise(pixels, recipe)
 
 
-def _identity(runtime: Runtime) -> tuple[str, str, str]:
-    return runtime.running.manifest.sha256, runtime.backend, runtime.device
+def _identity(runtime: Runtime) -> tuple[str, str, str, int | None]:
+    return runtime.running.manifest.sha256, runtime.backend, runtime.device, runtime.threads
 
 
 def _call(runtime: Runtime, batch: int, seed: int) -> Callable[[], object]:

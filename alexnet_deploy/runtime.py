@@ -71,6 +71,7 @@ class Runtime:
         twin_of: the plan's path while its twin runs, else None.
         backend: the name of the backend that computes, such as "onnxruntime".
         device: where it really runs, "cpu" or "cuda".
+        threads: CPU threads in one call, as asked for or as tuned; None where the backend chooses.
         batch: the batch sizes that reach the engine; `predict` itself takes any.
     """
 
@@ -121,6 +122,7 @@ class Runtime:
         self.twin_of: Path | None = loaded.artifact.path if loaded.running is not loaded.artifact else None
         self.backend: str = loaded.backend.name
         self.device: str = loaded.backend.device
+        self.threads: int | None = loaded.options.threads
         self.batch: BatchRange = loaded.backend.batch
         self._recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
         self._output_kind = None if is_foreign(artifact) and output_kind is None else loaded.running.manifest.output_kind

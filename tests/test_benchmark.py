@@ -112,6 +112,13 @@ def test_one_file_under_two_names_is_timed_once(tmp_path: Path) -> None:
     assert found.timings[0].latencies_ms == found.timings[1].latencies_ms
 
 
+def test_one_file_with_two_numbers_of_threads_is_timed_twice(tmp_path: Path) -> None:
+    path = tiny_artifact(tmp_path / "one.onnx").path
+    with Runtime(path, threads=1) as first, Runtime(path, threads=2) as second:
+        found = benchmark([first, second], (1,), seconds=0.01)
+    assert found.timings[0].latencies_ms != found.timings[1].latencies_ms
+
+
 def test_a_batch_is_what_the_artifact_takes(pair: tuple[Runtime, Runtime]) -> None:
     batch = random_batch(pair[0], 3)
     assert batch.shape == (3, *pair[0].manifest.preprocess.input_shape)
