@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from foreign_models import ACCEPTED, SIZE, Net, trunk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -180,6 +180,7 @@ def test_preprocessing_inside_the_graph_stays_in_float32() -> None:
 FLOATS = arrays.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
 
 
+@settings(deadline=None, max_examples=40)
 @given(FLOATS, st.sampled_from(["float16", "bfloat16"]))
 def test_finite_weights_stay_finite_and_others_as_they_are(values: np.ndarray[Any, Any], dtype: str) -> None:
     result = rounded(values, dtype).astype(np.float32)  # type: ignore[arg-type]
@@ -188,6 +189,7 @@ def test_finite_weights_stay_finite_and_others_as_they_are(values: np.ndarray[An
     assert np.abs(result[np.isfinite(result)]).max(initial=0) <= LARGEST[dtype]
 
 
+@settings(deadline=None, max_examples=40)
 @given(FLOATS, st.sampled_from(["float16", "bfloat16"]))
 def test_divisors_never_become_zero_and_keep_their_sign(values: np.ndarray[Any, Any], dtype: str) -> None:
     result = rounded(values, dtype, never_zero=True).astype(np.float32)  # type: ignore[arg-type]
@@ -196,6 +198,7 @@ def test_divisors_never_become_zero_and_keep_their_sign(values: np.ndarray[Any, 
     np.testing.assert_array_equal(np.signbit(result[known]), np.signbit(values[known]))
 
 
+@settings(deadline=None, max_examples=40)
 @given(arrays.arrays(np.float32, 10, elements=st.floats(-60000, 60000, width=32)))
 def test_rounding_is_to_nearest(values: np.ndarray[Any, Any]) -> None:
     np.testing.assert_array_equal(rounded(values, "float16"), values.astype(np.float16))

@@ -8,7 +8,7 @@ import foreign_models
 import numpy as np
 import pytest
 from foreign_models import ACCEPTED, REFUSED, SIZE, Net, save, trunk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -242,6 +242,7 @@ def test_the_number_of_labels_must_be_that_of_the_classes(sound: Path) -> None:
         adopt(sound, foreign_models.RECIPE, ["a", "b", "c"])
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     order=st.sampled_from(["rgb", "bgr", "grey"]),
     layout=st.sampled_from(["nchw", "nhwc"]),

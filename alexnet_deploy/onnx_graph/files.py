@@ -23,6 +23,7 @@ from alexnet_deploy.onnx_graph.precisions import layer_precisions
 MAX_FILE_BYTES = (2 << 30) - 1  # protobuf's own limit for one message
 MAX_TENSOR_ELEMENTS = 1 << 28  # 1 GiB of float32 a picture: ten times the largest tensor of any classifier in use
 _OLDEST_OPSET = 7
+_MAX_NAME = 500
 
 
 def load_graph(path: str | Path) -> ModelProto:
@@ -49,6 +50,7 @@ def load_graph(path: str | Path) -> ModelProto:
     if not model.graph.node or not model.opset_import:
         raise ArtifactCorrupt(f"{path} holds no ONNX graph", expected="a whole .onnx file", fix="copy or export it again")
     try:
+        _check_names(model)
         _load_external_data(model, path)
         check(model)
     except ModelError as error:
@@ -122,8 +124,21 @@ def _clear_all(part: Message, *fields: str) -> None:
         part.ClearField(field)
 
 
+def _check_names(model: ModelProto) -> None:
+    """Names are shown to people, in errors and tables: they are short and hold nothing that a terminal would obey."""
+    graph = model.graph
+    parts = (*graph.node, *graph.initializer, *graph.input, *graph.output)
+    names = [*(part.name for part in parts), *(name for node in graph.node for name in (*node.input, *node.output, node.op_type))]
+    for name in names:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise ModelError(
+                f"a name in the graph has {len(name):,} characters, or unprintable ones: {name[:40]!r}",
+                expected=f"printable names of at most {_MAX_NAME} characters",
+            )
+
+
 def _check_size(name: str, shape: tuple[int | None, ...]) -> None:
-    elements = math.prod(n for n in shape if n is not None)
+    elements = math.prod(max(n, 1) for n in shape if n is not None)  # (0, 2**62) is no honest shape either
     if elements > MAX_TENSOR_ELEMENTS or any(n is not None and n < 0 for n in shape):
         raise ModelError(
             f"the tensor {name!r} would have the shape {_shown(shape)}",

@@ -88,7 +88,7 @@ def _constant(node: NodeProto) -> npt.NDArray[Any]:
 
 def _constant_of_shape(node: NodeProto, shape: npt.NDArray[Any]) -> npt.NDArray[Any]:
     lengths = [int(n) for n in shape.ravel()]
-    if math.prod(lengths) > MAX_FOLDED_ELEMENTS or min(lengths, default=0) < 0:
+    if math.prod(max(n, 1) for n in lengths) > MAX_FOLDED_ELEMENTS or min(lengths, default=0) < 0:
         raise ModelError(
             f"the ConstantOfShape {node.output[0]!r} asks for the shape {lengths[:8]}",
             expected=f"at most {MAX_FOLDED_ELEMENTS:,} elements",
@@ -155,7 +155,10 @@ def _fold_into_layer(graph: GraphProto, norm: NodeProto) -> bool:
     old_weight = array(weights[layer.input[1]])
     old_bias = array(weights[layer.input[2]]).astype(np.float64) if len(layer.input) > 2 and layer.input[2] else 0.0
     gamma, beta, mean, variance = (array(weights[name]).astype(np.float64) for name in norm.input[1:5])
-    gain = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    spread = variance + attribute(norm, "epsilon", 1e-5)
+    if not (spread > 0).all():
+        return False  # not what training leaves behind: the graph's own NaN shall be seen
+    gain = gamma / np.sqrt(spread)
     output_axis = 1 if layer.op_type == "Gemm" and not attribute(layer, "transB", 0) else 0
     gain_shape = [-1 if axis == output_axis else 1 for axis in range(old_weight.ndim)]
     new_weight = (old_weight * gain.reshape(gain_shape)).astype(old_weight.dtype)
