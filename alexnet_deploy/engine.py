@@ -15,14 +15,20 @@ from pathlib import Path
 
 from alexnet_deploy import trt_bindings
 from alexnet_deploy.build import build, choose_flavour, choose_targets
-from alexnet_deploy.calibration import calibrate
+from alexnet_deploy.calibration import Calibration
+from alexnet_deploy.calibration_cache import calibrate_once
 from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, manifest_path, write_artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantize import quantize
+from alexnet_deploy.sensitivity import choose_skip
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, silent
 
+# What TensorRT computes in; 4-bit weights are onnxruntime's on the CPU.
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8)
 CALIBRATED = (Precision.INT8, Precision.FP8)
+AUTO = "auto"
+SENSITIVITY_PICTURES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +37,9 @@ class EngineReport:
 
     Attributes:
         artifacts: every file written, in order; the plan is the last.
-        seconds: for each step, by its name: "calibrate", "quantize", "build".
+        seconds: for each step, by its name: "calibrate", "choose layers", "quantize", "build".
         calibration: where the ranges came from; None when none were needed.
+        skipped: layers left in half precision, as asked for or chosen.
         batch: the plan's batch sizes.
         messages: TensorRT's warnings.
     """
@@ -41,6 +48,7 @@ class EngineReport:
     seconds: dict[str, float]
     calibration: CalibrationRecord | None
     batch: BatchRange
+    skipped: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
 
     @property
@@ -68,6 +76,7 @@ def build_engine(
     method: str = "auto",
     count: int = 512,
     seed: int = 0,
+    calibration: Calibration | None = None,
     skip: Sequence[str] = (),
     flavour: Flavour | None = None,
     batch: BatchRange | None = None,
@@ -81,39 +90,46 @@ def build_engine(
         output: where the plan goes; graphs made on the way go beside it.
         pictures: to calibrate INT8 and FP8 on; by default the set that the manifest says it was trained on.
         method, count, seed: of the calibration; see `calibration.calibrate`.
-        skip: layers to leave in half precision.
+        calibration: of this graph, made before; None for one now.
+        skip: layers to leave in half precision: names, "first", "last", and "auto" for those that cost the most agreement.
         flavour, batch, capabilities: see `build.build`.
 
     Raises:
-        InputError: the graph is quantised already, to another precision.
+        InputError: the graph is quantised already, to another precision, or the precision is not TensorRT's.
         CalibrationError: INT8 or FP8 without pictures, or with pictures that would give wrong ranges.
         BackendMissing, DeviceMissing, ModelError, BuildError: as `build.build`.
     """
     output = Path(output)
+    if precision not in PRECISIONS:
+        raise InputError(f"TensorRT engines do not compute in {precision}", expected=f"one of {', '.join(PRECISIONS)}")
     # What cannot be built is said before minutes of calibration, not after.
     bindings = trt_bindings.load(flavour or choose_flavour())
     choose_targets(bindings, capabilities, precision)
     watch = _Stopwatch()
-    calibration = None
     if precision is onnx.manifest.precision:
+        calibration, skip = None, ()
         graphs = [_beside(onnx, output.parent)]
-    elif onnx.manifest.precision is not Precision.FP32:
-        raise InputError(
-            f"{onnx.path.name} is {onnx.manifest.precision} already",
-            expected=f"an FP32 graph to make {precision} of",
-            fix=f"--{onnx.manifest.precision}, or the FP32 graph that it was made from",
-        )
     else:
-        stem = graph_stem(output, precision)
+        if onnx.manifest.precision is not Precision.FP32:
+            raise InputError(
+                f"{onnx.path.name} is {onnx.manifest.precision} already",
+                expected=f"an FP32 graph to make {precision} of",
+                fix=f"--{onnx.manifest.precision}, or the FP32 graph that it was made from",
+            )
         if precision in CALIBRATED:
-            with watch.time("calibrate"):
-                calibration = calibrate(
-                    onnx, pictures or _training_pictures(onnx), method=method, count=count, seed=seed, progress=progress
-                )
+            chosen = pictures or training_pictures(onnx)
+            if calibration is None:
+                with watch.time("calibrate"):
+                    calibration = calibrate_once(onnx, chosen, method=method, count=count, seed=seed, progress=progress)
+            if AUTO in skip:
+                with watch.time("choose layers"):
+                    some = chosen.sample(SENSITIVITY_PICTURES, seed)
+                    sensitive = choose_skip(onnx, calibration, some, precision=precision, progress=progress)
+                    skip = (*(name for name in skip if name != AUTO), *sensitive)
         with watch.time("quantize"):
             graphs = [
                 quantize(onnx, output.parent / name, precision, form=form, calibration=calibration, skip=skip, progress=progress)
-                for name, form in _forms(stem, precision)
+                for name, form in _forms(graph_stem(output, precision), precision)
             ]
     twin = _twin(onnx, graphs, output.parent)
     with watch.time("build"):
@@ -131,6 +147,7 @@ def build_engine(
         seconds=watch.seconds,
         calibration=calibration.record if calibration else None,
         batch=report.batch,
+        skipped=tuple(skip),
         messages=report.messages,
     )
 
@@ -169,7 +186,8 @@ def _beside(graph: Artifact, folder: Path) -> Artifact:
     return write_artifact(folder / graph.path.name, graph.manifest, graph.path.read_bytes())
 
 
-def _training_pictures(onnx: Artifact) -> PictureSet:
+def training_pictures(onnx: Artifact) -> PictureSet:
+    """The set that a graph's manifest says it was trained on. Raises CalibrationError where it says nothing."""
     if onnx.manifest.pictures is None:
         raise CalibrationError(
             f"{onnx.path.name} does not say what it was trained on",

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from alexnet_deploy.cli import main
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import BatchRange, Precision
-from tests.tiny import tiny_artifact, tiny_graph
+from tests.tiny import LABELS, picture_batch, tiny_artifact, tiny_graph
 
 RTX = ("--target", "tensorrt-rtx")
 
@@ -26,9 +27,10 @@ RTX = ("--target", "tensorrt-rtx")
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A models folder with one FP32 graph, made from the demo data, in it."""
-    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(tmp_path))
-    tiny_artifact(tmp_path / "tiny.onnx", pictures=PictureSet.open("demo:train").sample(40).reference())
-    return tmp_path
+    folder = tmp_path / "models"
+    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(folder))
+    tiny_artifact(folder / "tiny.onnx", pictures=PictureSet.open("demo:train").sample(40).reference())
+    return folder
 
 
 def call(*arguments: str | Path) -> Result:
@@ -39,6 +41,15 @@ def call_json(*arguments: str | Path) -> Any:
     result = call(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def labelled(folder: Path) -> Path:
+    """Two pictures of each of the tiny model's classes."""
+    for index, label in enumerate(LABELS):
+        (folder / "val" / label).mkdir(parents=True)
+        for number, pixels in enumerate(picture_batch(2, seed=index)):
+            Image.fromarray(pixels).save(folder / "val" / label / f"{number}.png")
+    return folder / "val"
 
 
 def names(folder: Path) -> list[str]:
@@ -93,6 +104,14 @@ def test_batch_options_that_are_left_out_follow_the_graph_and_the_others(
     assert BatchRange(**report["batch"]) == batch
 
 
+def test_an_accuracy_budget_is_held_and_reported(models: Path) -> None:
+    options = ("--calib-method", "minmax", "--calib-count", "40", "--max-drop", "100", "--data", str(labelled(models.parent)))
+    report = call_json("--int8", *options, *RTX)
+    assert report["budget"]["max_drop"] == 100
+    assert report["budget"]["steps"]
+    assert report["skipped"] == []
+
+
 def test_a_foreign_graph_is_adopted_first(models: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign" / "net.onnx"
     foreign.parent.mkdir()
@@ -115,6 +134,7 @@ def test_a_foreign_graph_is_adopted_first(models: Path, tmp_path: Path) -> None:
         (["--int8", "--skip", "no-such-layer"], "no-such-layer"),
         (["--int8", "--calib-method", "magic"], "magic"),
         (["--int8", "--calib-count", "3"], "pictures"),
+        (["--fp16", "--max-drop", "1"], "--max-drop is for int8 and fp8"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(models: Path, arguments: list[str], says: str) -> None:

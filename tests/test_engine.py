@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_deploy import trt_bindings
-from alexnet_deploy.engine import EngineReport, build_engine, graph_stem
+from alexnet_deploy.engine import PRECISIONS, EngineReport, build_engine, graph_stem
 from alexnet_deploy.errors import BackendMissing, CalibrationError, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.manifest import Artifact
@@ -26,7 +26,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return tiny_artifact(tmp_path_factory.mktemp("engine") / "tiny.onnx", pictures=PICTURES.reference())
 
 
-@pytest.fixture(scope="module", params=list(Precision))
+@pytest.fixture(scope="module", params=list(PRECISIONS))
 def report(request: pytest.FixtureRequest, onnx: Artifact) -> EngineReport:
     precision: Precision = request.param
     output = onnx.path.with_name(f"tiny.{precision}.plan")
@@ -151,6 +151,18 @@ def test_skipped_layers_stay_in_half_precision(onnx: Artifact, tmp_path: Path) -
         "conv": Precision.INT8,
         "fc": Precision.FP16,
     }
+
+
+def test_layers_are_skipped_by_sensitivity(onnx: Artifact, tmp_path: Path) -> None:
+    made = build_engine(onnx, tmp_path / "x.plan", Precision.INT8, method="minmax", count=40, skip=["auto", "first"], flavour=RTX)
+    assert list(made.seconds) == ["calibrate", "choose layers", "quantize", "build"]
+    assert made.skipped[0] == "first"
+    assert "auto" not in made.skipped
+
+
+def test_what_is_not_for_tensorrt_is_said(onnx: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not compute in int4"):
+        build_engine(onnx, tmp_path / "x.plan", Precision.INT4, flavour=RTX)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from alexnet_deploy.cli.common import Command, Result, latest, progress_bars
 from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.types import BatchRange, Flavour, Precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command(cls=Command, name="build-engine")
@@ -24,7 +28,9 @@ from alexnet_deploy.types import BatchRange, Flavour, Precision
 @click.option("--calib-method", default="auto", show_default=True, help="auto, minmax, percentile, entropy or mse.")
 @click.option("--calib-count", default=512, show_default=True, type=click.IntRange(min=1), help="Pictures to calibrate on.")
 @click.option("--seed", default=0, show_default=True, help="For drawing them.")
-@click.option("--skip", multiple=True, metavar="LAYER", help="A layer to leave in half precision: its name, first or last.")
+@click.option("--skip", multiple=True, metavar="LAYER", help="A layer to leave in half precision: its name, first, last or auto.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Leave as many layers as that much top-1 accuracy takes.")
+@click.option("--data", metavar="DIR|demo:test", help="Labelled pictures to measure --max-drop on.")
 @click.option("--min-batch", type=click.IntRange(min=1), help="Smallest batch.  [the graph's]")
 @click.option("--opt-batch", type=click.IntRange(min=1), help="The batch to be fastest at.  [the graph's]")
 @click.option("--max-batch", type=click.IntRange(min=1), help="Largest batch.  [the graph's]")
@@ -42,6 +48,8 @@ def command(
     calib_count: int,
     seed: int,
     skip: tuple[str, ...],
+    max_drop: float | None,
+    data: str | None,
     min_batch: int | None,
     opt_batch: int | None,
     max_batch: int | None,
@@ -58,33 +66,58 @@ def command(
     \b
     Example:
       alexnet-deploy build-engine --int8
+      alexnet-deploy build-engine --int8 --calib photos/train --max-drop 0.5 --data photos/val
       alexnet-deploy build-engine models/alexnet.onnx --fp16 --max-batch 128 --sm 86,89
     """
-    from alexnet_deploy.engine import build_engine
+    from alexnet_deploy.engine import CALIBRATED, build_engine, training_pictures
+    from alexnet_deploy.manifest import to_builtins
     from alexnet_deploy.pictures import PictureSet
+    from alexnet_deploy.report.budget import budget
     from alexnet_deploy.report.engine import engine
 
     onnx = open_or_adopt(model or latest(".onnx", Precision.FP32, fix="alexnet-deploy export"), pictures_as)
     wanted = Precision(precision) if precision else onnx.manifest.precision
     if output is None:
         output = onnx.path.with_name(_plan_name(onnx.path.stem, onnx.manifest.precision, wanted))
+    # Plain "demo" is the test split everywhere else; nobody wants to calibrate on that.
+    pictures = PictureSet.open("demo:train" if calib == "demo" else calib) if calib else None
     with progress_bars() as progress:
+        calibration = held = None
+        if max_drop is not None:
+            if wanted not in CALIBRATED:
+                raise InputError(f"--max-drop is for int8 and fp8, this is {wanted}", fix="alexnet-deploy verify --max-drop")
+            from alexnet_deploy.budget import hold_budget
+            from alexnet_deploy.calibration_cache import calibrate_once
+            from alexnet_deploy.cli.data import held_out
+
+            measured_on = held_out(data, onnx.manifest)
+            calibration = calibrate_once(
+                onnx, pictures or training_pictures(onnx), method=calib_method, count=calib_count, seed=seed, progress=progress
+            )
+            held = hold_budget(onnx, calibration, measured_on, max_drop=max_drop, skip=skip, precision=wanted, progress=progress)
+            skip = held.skipped
         report = build_engine(
             onnx,
             output,
             wanted,
-            # Plain "demo" is the test split everywhere else; nobody wants to calibrate on that.
-            pictures=PictureSet.open("demo:train" if calib == "demo" else calib) if calib else None,
+            pictures=pictures,
             method=calib_method,
             count=calib_count,
             seed=seed,
+            calibration=calibration,
             skip=skip,
             flavour=Flavour(target) if target else None,
             batch=_batch(onnx.manifest.batch, min_batch, opt_batch, max_batch),
             capabilities=[name for name in sm.split(",") if name.strip()],
             progress=progress,
         )
-    return Result(report, engine(report))
+
+    def show(console: Console) -> None:
+        if held is not None:
+            budget(held)(console)
+        engine(report)(console)
+
+    return Result({**to_builtins(report), "budget": to_builtins(held)}, show)
 
 
 def _plan_name(stem: str, own: Precision, wanted: Precision) -> str:

@@ -28,6 +28,8 @@ def engine(of: EngineReport) -> Show:
             data = of.calibration.data
             kept = "the best of several on pictures held back" if of.calibration.chosen_by == "auto" else "as asked"
             pairs.append(("calibrated", f"{of.calibration.method} ({kept}), {data.count:,} pictures of {data.location}"))
+        if of.skipped:
+            pairs.append(("half precision", f"{', '.join(of.skipped)} left as they were"))
         if of.plan.manifest.twin:
             pairs.append(("without a GPU", f"{of.plan.manifest.twin.file} runs instead"))
         pairs.append(("took", ", ".join(f"{step} {words.seconds(seconds)}" for step, seconds in of.seconds.items())))
