@@ -373,13 +373,13 @@ def read_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(where.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(
-            f"{where} is no manifest: {error}",
+            f"{where} is no manifest: {_short(str(error))}",
             expected=f"JSON as alexnet-deploy writes it, format {FORMAT}",
             fix="make the artifact again",
         ) from error
     if manifest.file != path.name:
         raise ManifestError(
-            f"{where} describes {manifest.file!r}, not {path.name!r}",
+            f"{where} describes {_short(manifest.file)!r}, not {path.name!r}",
             expected="a manifest that was written for this file",
             fix="rename the file back, or make it again",
         )
@@ -476,6 +476,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _short(text: str) -> str:
+    """What somebody else wrote, on one line of a message."""
+    return " ".join(text[:200].split()) + ("…" if len(text) > 200 else "")
 
 
 def _check_file_name(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random as randomness
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +10,33 @@ from typing import Any
 from onnx import AttributeProto, ModelProto, TensorProto
 
 _INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 255, 65536, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
-_OPERATORS = tuple(
-    word
-    for word in """
+_OPERATORS = """
     Conv ConvTranspose Gemm MatMul Relu Add Mul Reshape Flatten Transpose Concat Softmax MaxPool AveragePool Pad
     Resize Expand Tile ConstantOfShape Range Gather Slice Split Unsqueeze Cast QuantizeLinear DequantizeLinear
     BatchNormalization LRN Identity GlobalAveragePool ReduceMean If Loop Scan NonZero OneHot TopK CumSum Einsum
     SequenceConstruct StringNormalizer
-    """.split()
+    """.split()  # noqa: SIM905  (a list of strings is four times as long)
+
+_VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    1e308,
+    2**53,
+    2**63,
+    "",
+    "..",
+    "../x",
+    "a/b",
+    "0" * 64,
+    "x" * 5000,
+    "\x00",
+    [],
+    {},
+    [[]],
+    [None],
 )
 
 
@@ -170,3 +190,24 @@ _TWISTS: tuple[Callable[[ModelProto, randomness.Random], None], ...] = (
     _versions,
     _external,
 )
+
+
+def twisted_json(value: Any, random: randomness.Random) -> Any:
+    """A copy of plain JSON data with one to three of its values exchanged for others."""
+    copy = json.loads(json.dumps(value))
+    for _ in range(random.randint(1, 3)):
+        place = copy
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = random.choice(keys)
+            if isinstance(place[key], (dict, list)) and place[key] and random.random() < 0.8:
+                place = place[key]
+                continue
+            if isinstance(place, dict) and random.random() < 0.2:
+                del place[key]
+            else:
+                place[key] = random.choice(_VALUES)
+            break
+    return copy

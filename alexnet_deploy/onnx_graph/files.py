@@ -127,10 +127,16 @@ def _clear_all(part: Message, *fields: str) -> None:
 def _check_names(model: ModelProto) -> None:
     """Names are shown to people, in errors and tables: they are short and hold nothing that a terminal would obey."""
     graph = model.graph
-    parts = (*graph.node, *graph.initializer, *graph.input, *graph.output)
-    names = [*(part.name for part in parts), *(name for node in graph.node for name in (*node.input, *node.output, node.op_type))]
+    tensors = [*external_data_helper._get_all_tensors(model)]
+    values = (*graph.input, *graph.output, *graph.value_info)
+    names = [part.name for part in (*graph.node, *tensors, *values)]
+    names += [word for node in graph.node for word in (*node.input, *node.output, node.op_type, node.domain)]
+    names += [found.name for node in graph.node for found in node.attribute]
+    names += [entry.value for tensor in tensors for entry in tensor.external_data]
+    names += [axis.dim_param for value in values for axis in value.type.tensor_type.shape.dim]
     for name in names:
-        if len(name) > _MAX_NAME or not name.isprintable():
+        # protobuf gives bytes where a name is no UTF-8
+        if isinstance(name, bytes) or len(name) > _MAX_NAME or not name.isprintable():
             raise ModelError(
                 f"a name in the graph has {len(name):,} characters, or unprintable ones: {name[:40]!r}",
                 expected=f"printable names of at most {_MAX_NAME} characters",

@@ -155,11 +155,14 @@ def _fold_into_layer(graph: GraphProto, norm: NodeProto) -> bool:
     old_weight = array(weights[layer.input[1]])
     old_bias = array(weights[layer.input[2]]).astype(np.float64) if len(layer.input) > 2 and layer.input[2] else 0.0
     gamma, beta, mean, variance = (array(weights[name]).astype(np.float64) for name in norm.input[1:5])
+    output_axis = 1 if layer.op_type == "Gemm" and not attribute(layer, "transB", 0) else 0
+    channels = old_weight.shape[output_axis : output_axis + 1]
+    if any(values.shape != channels for values in (gamma, beta, mean, variance)):
+        return False
     spread = variance + attribute(norm, "epsilon", 1e-5)
     if not (spread > 0).all():
         return False  # not what training leaves behind: the graph's own NaN shall be seen
     gain = gamma / np.sqrt(spread)
-    output_axis = 1 if layer.op_type == "Gemm" and not attribute(layer, "transB", 0) else 0
     gain_shape = [-1 if axis == output_axis else 1 for axis in range(old_weight.ndim)]
     new_weight = (old_weight * gain.reshape(gain_shape)).astype(old_weight.dtype)
     new_bias = ((old_bias - mean) * gain + beta).astype(old_weight.dtype)

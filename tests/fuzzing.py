@@ -1,0 +1,79 @@
+"""Feeding damaged graphs and manifests to whatever reads them; the short run and the long one differ only in how many."""
+
+from __future__ import annotations
+
+import random as randomness
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import foreign_models
+import msgspec
+from mutations import damaged, twisted, twisted_json
+
+from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.inspection import inspect
+from alexnet_deploy.manifest import Artifact, manifest_path
+from alexnet_deploy.onnx_graph import adopt, load_graph
+from alexnet_deploy.onnx_graph.statistics import statistics
+
+LONGEST_SENTENCE = 2000
+
+
+def fuzz_graphs(seeds: Iterable[int], folder: Path) -> Counter[str]:
+    """Adopts one damaged graph a seed. Anything but success or a typed error of one line escapes, with the seed in a note."""
+    models = [maker() for maker in foreign_models.ACCEPTED.values()]
+    path = folder / "model.onnx"
+    outcomes: Counter[str] = Counter()
+    for seed in seeds:
+        random = randomness.Random(seed)
+        foreign = random.choice(models)
+        if random.random() < 0.3:
+            path.write_bytes(damaged(foreign.model.SerializeToString(), random))
+        else:
+            path.write_bytes(twisted(foreign.model, random).SerializeToString())
+        try:
+            artifact = adopt(path, foreign.recipe, output=folder / "adopted.onnx")
+            statistics(load_graph(artifact.path))
+            outcomes["adopted"] += 1
+        except AlexnetDeployError as error:
+            _check_words(error, seed)
+            outcomes[type(error).__name__] += 1
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+        assert {p.name for p in folder.iterdir()} <= {"model.onnx", "adopted.onnx", "adopted.onnx.json"}, f"seed {seed}"
+    return outcomes
+
+
+def fuzz_manifests(seeds: Iterable[int], artifact: Artifact) -> Counter[str]:
+    """Opens and inspects an artifact with one damaged manifest a seed, and puts the sound one back."""
+    beside = manifest_path(artifact.path)
+    sound = beside.read_bytes()
+    outcomes: Counter[str] = Counter()
+    try:
+        for seed in seeds:
+            random = randomness.Random(seed)
+            if random.random() < 0.4:
+                beside.write_bytes(damaged(sound, random))
+            else:
+                beside.write_bytes(msgspec.json.encode(twisted_json(msgspec.json.decode(sound), random)))
+            try:
+                inspect(artifact.path)
+                Artifact.open(artifact.path).twin()
+                outcomes["opened"] += 1
+            except AlexnetDeployError as error:
+                _check_words(error, seed)
+                outcomes[type(error).__name__] += 1
+            except Exception as error:
+                error.add_note(f"seed {seed}")
+                raise
+    finally:
+        beside.write_bytes(sound)
+    return outcomes
+
+
+def _check_words(error: AlexnetDeployError, seed: int) -> None:
+    """An error is one line that a person can read."""
+    assert "\n" not in str(error), f"seed {seed}"
+    assert len(str(error)) < LONGEST_SENTENCE, f"seed {seed}"
