@@ -220,6 +220,33 @@ def test_every_picture_that_moved_is_shown_with_both_answers(
         assert (picture["src"] or "").startswith("data:image/png;base64,")
 
 
+def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
+    pytest.importorskip("torch")
+    from alexnet_deploy.machine import Machine
+    from alexnet_deploy.report.training import training_page
+    from alexnet_deploy.report.tune import tune_page
+    from alexnet_deploy.tune import Trial, TuneReport
+    from training.train import EpochRecord, TrainReport, TrainSettings
+
+    history = tuple(EpochRecord(n, 0.1, 2 / n, 1 - 0.5 / n, 2 / n, 1 - 0.6 / n, 1.0, 100.0) for n in range(1, 61))
+    trained = TrainReport(Path("<x>.safetensors"), 1000, ("a", "b"), 50, 10, history, 60.0, (), settings=TrainSettings())
+    trials = tuple(
+        Trial(file="<x>.onnx", precision="fp32", backend="onnxruntime", device="cpu", threads=n, latency_ms=n, verdict="slower")
+        for n in (1, 2)
+    )
+    tuned = TuneReport(
+        machine=Machine.here(), reference="<x>.onnx", batch=1, pictures=0, max_latency_ms=None, max_drop=None,
+        trials=trials, chosen=trials[0], path=Path("<x>.onnx"), missed=(),
+    )  # fmt: skip
+    for document in (training_page(trained), tune_page(tuned)):
+        page = Page(document)
+        assert not page.all("script")
+        assert len(page.all("h1")) == len(page.all("main")) == 1
+        assert all(drawing.get("aria-hidden") == "true" or drawing["aria-label"] for drawing in page.all("svg"))
+        assert "<x>" not in document
+        assert "<x>" in "".join(page.text)
+
+
 finite = st.floats(-1e6, 1e6)
 
 
@@ -248,6 +275,7 @@ def test_distributions_and_lines_are_sound_xml_for_any_samples(samples: list[lis
     each = [Series(f"s<{i}>", s, text=f"{s[0]:.2f} ms") for i, s in enumerate(samples)]
     ElementTree.fromstring(plots.distributions("d", each))
     lines = [Series(f"s&{i}", s[:3], [1, 8, 32]) for i, s in enumerate(samples)]
+    ElementTree.fromstring(plots.lines("l", lines, x_label="epoch", logarithmic=False))
     root = ElementTree.fromstring(plots.lines("l", lines, x_label="batch"))
     assert len([path for path in root.iter("path") if path.get("fill") == "none"]) == len(samples)
 

@@ -9,12 +9,15 @@ import click
 
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
 
+ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alexnet-tutorial")  # --help imports no torch
+
 
 @click.command(cls=Command)
 @click.option("--data", metavar="DIR|demo", help="train/ and val/, or one folder a class; demo is built in. [default: demo]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Checkpoint to write. [default: models/alexnet.safetensors]"
 )
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Member of the family. [default: alexnet]")
 @click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
 @click.option("--optimiser", type=click.Choice(["sgd", "adamw"]))
@@ -29,7 +32,8 @@ from alexnet_deploy.cli.common import Command, Result, models_folder, note, prog
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
-def command(output: Path | None, device: str, save_seconds: float, resume: bool, **options: Any) -> Result:
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+def command(output: Path | None, device: str, save_seconds: float, resume: bool, page: Path | None, **options: Any) -> Result:
     """Train an AlexNet on a folder of pictures, or on the demo data.
 
     A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
@@ -44,7 +48,8 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
     from dataclasses import replace
 
     from alexnet_deploy.errors import AlexnetDeployError
-    from alexnet_deploy.report.training import training
+    from alexnet_deploy.report import html
+    from alexnet_deploy.report.training import training, training_page
 
     try:
         from training import state
@@ -68,4 +73,6 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
             if state.state_path(output).is_file():
                 note(f"to go on where this was stopped: alexnet-deploy train --resume -o {output}")
             raise
+    if page is not None:
+        html.write(page, training_page(report))
     return Result(report, training(report))

@@ -21,6 +21,7 @@ from alexnet_deploy.cli.units import SECONDS
 @click.option("--four-bit/--no-four-bit", default=True, show_default=True, help="Try 4-bit weights in fully connected layers.")
 @click.option("--seconds", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True), help="For each timing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
     artifacts: tuple[Path, ...],
     batch: int,
@@ -32,6 +33,7 @@ def command(
     four_bit: bool,
     seconds: float,
     output: Path | None,
+    page: Path | None,
 ) -> Result:
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
@@ -44,6 +46,7 @@ def command(
     """
     from alexnet_deploy.manifest import Artifact
     from alexnet_deploy.pictures import PictureSet
+    from alexnet_deploy.report import html
     from alexnet_deploy.report import tune as report
     from alexnet_deploy.tune import tune
 
@@ -63,4 +66,6 @@ def command(
             output=output,
             progress=progress,
         )
+    if page is not None:
+        html.write(page, report.tune_page(found))
     return Result(found, report.tune(found), found.missed)

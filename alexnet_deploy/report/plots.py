@@ -20,6 +20,7 @@ _ROW = 40
 _AXIS = 26
 _EDGE = 8
 _LINE_HEIGHT = 260
+_MOST_LABELS, _MOST_MARKS = 16, 40  # along an axis, and on a line
 COLOURS = 8
 
 Format = Callable[[float], str]
@@ -102,18 +103,19 @@ def distributions(name: str, each: Sequence[Series], *, tick: Format = "{:g}".fo
     return _rows(name, rows, scale, tick, marks_text="; ".join(f"{s.label}: {s.text}" for s in each))
 
 
-def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:g}".format) -> Markup:
-    """Lines over a logarithmic x axis (powers of two are evenly spaced), y from zero."""
+def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:g}".format, logarithmic: bool = True) -> Markup:
+    """Lines over an x axis, logarithmic unless told (powers of two are evenly spaced then), y from zero."""
     xs = sorted({x for series in each for x in series.x})
     top, bottom, left = 12, _LINE_HEIGHT - 40, 52
-    across = _Scale.logarithmic(xs[0], xs[-1], left=left, right=WIDTH - 14)
+    make = _Scale.logarithmic if logarithmic else _Scale.linear
+    across = make(xs[0], xs[-1], left=left, right=WIDTH - 14)
     ticks = _nice_ticks(0, max(max(series.y) for series in each), 5)
     up = _Scale(0, max(ticks[-1], *(max(series.y) for series in each)), bottom, top)
     parts = []
     for value in ticks:
         parts.append(tag("line", x1=left, x2=WIDTH - 6, y1=up(value), y2=up(value), class_="grid"))
         parts.append(tag("text", tick(value), x=left - 8, y=up(value) + 4, class_="soft end"))
-    for x in xs:
+    for x in xs[:: -(-len(xs) // _MOST_LABELS)]:
         parts.append(tag("text", f"{x:g}", x=across(x), y=bottom + 18, class_="soft middle"))
     parts.append(tag("text", x_label, x=(left + WIDTH) / 2, y=bottom + 36, class_="soft middle"))
     for number, series in enumerate(each):
@@ -121,7 +123,7 @@ def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:
         points = [(across(x), up(y)) for x, y in zip(series.x, series.y, strict=True)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=2.5, stroke_linejoin="round"))
-        for (x, y), value, at in zip(points, series.y, series.x, strict=True):
+        for (x, y), value, at in zip(points, series.y, series.x, strict=True) if len(points) <= _MOST_MARKS else ():
             parts.append(_shape(number, x, y, colour, f"{series.label}, {at:g}: {tick(value)}"))
     summary = "; ".join(f"{s.label}: " + ", ".join(f"{tick(y)} at {x:g}" for x, y in zip(s.x, s.y, strict=True)) for s in each)
     return _svg(name, _LINE_HEIGHT, parts, summary)
@@ -195,9 +197,13 @@ class _Scale:
     log: bool = False
 
     @classmethod
-    def linear(cls, low: float, high: float, *, padded: bool = False) -> _Scale:
+    def linear(
+        cls, low: float, high: float, *, left: float = _EDGE, right: float = WIDTH - _EDGE, padded: bool = False
+    ) -> _Scale:
         spread = (high - low) or abs(high) or 1.0
-        return cls(low - 0.06 * spread, high + 0.06 * spread) if padded else cls(low, high if high > low else low + spread)
+        if padded:
+            low, high = low - 0.06 * spread, high + 0.06 * spread
+        return cls(low, high if high > low else low + spread, left, right)
 
     @classmethod
     def logarithmic(cls, low: float, high: float, *, left: float = _EDGE, right: float = WIDTH - _EDGE) -> _Scale:

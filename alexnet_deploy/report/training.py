@@ -1,12 +1,16 @@
-"""What `train` prints."""
+"""What `train` prints, and its page."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from alexnet_deploy.report import terminal, words
+from alexnet_deploy.machine import Machine
+from alexnet_deploy.report import html, plots, terminal, words
+from alexnet_deploy.report.html import Section, Tile
+from alexnet_deploy.report.plots import Series
 
 if TYPE_CHECKING:
     from training.train import TrainReport
@@ -51,3 +55,56 @@ def training(of: TrainReport) -> terminal.Show:
             terminal.lines(console, [f"{left_out} could not be read and were left out:", *of.unreadable[:5]], style="yellow")
 
     return show
+
+
+def training_page(of: TrainReport) -> str:
+    """The HTML of `train --html`: how loss and accuracy went, epoch by epoch, and with which settings."""
+    last = of.history[-1]
+    best = max(of.history, key=lambda record: record.validation_accuracy)
+    tiles = html.tiles(
+        [
+            Tile(words.percent(last.validation_accuracy), "accuracy on held-out pictures", f"best in epoch {best.epoch}"),
+            Tile(words.percent(last.train_accuracy), "accuracy in training", "with augmentation and dropout"),
+            Tile(f"{of.parameters:,}", "parameters", of.checkpoint.name),
+            Tile(words.seconds(of.seconds), words.count(len(of.history), "epoch")),
+        ]
+    )
+    epochs = [float(record.epoch) for record in of.history]
+    losses = [
+        Series("training", [record.train_loss for record in of.history], epochs, colour=0),
+        Series("held out", [record.validation_loss for record in of.history], epochs, colour=1),
+    ]
+    accuracies = [
+        Series("training", [100 * record.train_accuracy for record in of.history], epochs, colour=0),
+        Series("held out", [100 * record.validation_accuracy for record in of.history], epochs, colour=1),
+    ]
+    drawn = html.figures(
+        html.figure(plots.lines("Loss", losses, x_label="epoch", logarithmic=False), "Loss", plots.legend(losses)),
+        html.figure(
+            plots.lines("Accuracy", accuracies, x_label="epoch", tick="{:g} %".format, logarithmic=False),
+            "Accuracy",
+            plots.legend(accuracies),
+        ),
+    )
+    rows = [
+        [
+            str(record.epoch),
+            f"{record.train_loss:.4f}",
+            words.percent(record.train_accuracy),
+            f"{record.validation_loss:.4f}",
+            words.percent(record.validation_accuracy),
+            f"{record.learning_rate:.2g}",
+            words.per_second(record.pictures_per_second),
+        ]
+        for record in of.history
+    ]
+    columns = ["epoch", ">train loss", ">accuracy", ">held-out loss", ">accuracy", ">learning rate", ">pictures/s"]
+    table = html.table("Every epoch.", columns, rows, key=4)
+    settings = html.facts([(name.replace("_", " "), str(value)) for name, value in asdict(of.settings).items()])
+    lead = (
+        f"{of.settings.arch} on {words.count(of.train_pictures, 'picture')} of "
+        f"{words.count(len(of.classes), 'class', 'classes')}, measured on {words.count(of.validation_pictures, 'other', 'others')}."
+    )
+    sections = [Section("Progress", html.join(drawn, html.details("Figures", table))), Section("Settings", settings)]
+    opening = html.join(tiles, html.notice(of.unreadable[:5]))
+    return html.page("Training", lead, sections, opening=opening, footer=words.machine(Machine.here()))

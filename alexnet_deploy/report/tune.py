@@ -1,11 +1,13 @@
-"""What was tried to run a model fast, for a person."""
+"""What was tried to run a model fast, for a person: in the terminal and as a page."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.text import Text
 
-from alexnet_deploy.report import terminal, words
+from alexnet_deploy.report import html, plots, terminal, words
+from alexnet_deploy.report.html import Section, Tile
+from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Show
 from alexnet_deploy.tune import Trial, TuneReport
 
@@ -44,3 +46,46 @@ def _accuracy(trial: Trial) -> list[str]:
 
 def _verdict(trial: Trial) -> Text:
     return Text(trial.verdict if trial.verdict != "slower" else "", "bold green" if trial.verdict == "chosen" else "")
+
+
+def tune_page(of: TuneReport) -> str:
+    """The HTML of `tune --html`: every way to run, the fastest first, and the one that was kept."""
+    chosen = of.chosen
+    tiles = []
+    if chosen is not None:
+        tiles.append(Tile(f"{words.milliseconds(chosen.latency_ms)} ms", f"median at batch {of.batch}", _way(chosen)))
+        if chosen.agreement is not None:
+            tiles.append(Tile(words.percent(chosen.agreement), "same answers", f"as {of.reference}"))
+    marks = [
+        Mark(_way(trial), f"{words.milliseconds(trial.latency_ms)} ms", trial.latency_ms, colour=2 if trial is chosen else 0)
+        for trial in of.trials
+        if trial.latency_ms is not None
+    ]
+    rows = [
+        [
+            trial.file,
+            words.milliseconds(trial.latency_ms),
+            *_accuracy(trial),
+            trial.verdict,
+            trial.precision,
+            trial.backend,
+            trial.device,
+            str(trial.threads or words.NONE),
+        ]
+        for trial in of.trials
+    ]
+    columns = ["file", ">p50 ms", ">drop", ">same", "verdict", "precision", "backend", "device", ">threads"]
+    body = html.table("Every way that was tried, the fastest first.", columns, rows, key=1)
+    if marks:
+        named = plots.bars("Median latency of each way to run, milliseconds", marks, tick="{:g} ms".format)
+        body = html.join(html.figure(named, "Median latency of each way; the one that was kept stands out"), body)
+    lead = f"{words.count(len(of.trials), 'way')} to run the model at batch {of.batch} on this machine" + (
+        f", compared with {of.reference} on {words.count(of.pictures, 'picture')}." if of.pictures else "."
+    )
+    opening = html.join(html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"))
+    return html.page("Tuning", lead, [Section("Ways to run", body)], opening=opening, footer=words.machine(of.machine))
+
+
+def _way(trial: Trial) -> str:
+    threads = f", {words.count(trial.threads, 'thread')}" if trial.threads else ""
+    return f"{trial.file} on {trial.backend}{threads}"
