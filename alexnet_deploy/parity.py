@@ -263,7 +263,7 @@ class Answers:
 
     Attributes:
         ran, manifest: of the artifact that was asked for.
-        pictures: what it was asked.
+        pictures, data: what it was asked.
         truth: int64 (N,), the right class in the artifact's own order; -1 where unlabelled.
         logits: float32 (N, classes); log-probabilities where the graph ends in probabilities.
         invariance: of the artifact, on the first few pictures; None where it was not tried.
@@ -272,6 +272,7 @@ class Answers:
     ran: Ran
     manifest: Manifest
     pictures: PictureSet
+    data: DataReference
     truth: Labels
     logits: Logits
     invariance: BatchInvariance | None = None
@@ -305,25 +306,25 @@ def answers(
     rows: list[list[Logits]] = [[] for _ in runtimes]
     task = f"run {len(runtimes)} artifacts" if len(runtimes) > 1 else f"run {runtimes[0].manifest.file}"
     progress(task, 0, len(pictures))
+    recipes = {runtime.manifest.preprocess.digest(): runtime.manifest.preprocess for runtime in runtimes}
+    streams = {digest: pictures.pixels(recipe, batch_size) for digest, recipe in recipes.items()}
     for start in range(0, len(pictures), batch_size):
-        chosen = pictures.subset(range(start, min(start + batch_size, len(pictures))))
-        fitted: dict[str, Pixels] = {}
+        fitted = {digest: next(stream)[0] for digest, stream in streams.items()}
         done: dict[tuple[str, str, str, str], Logits] = {}
         for runtime, mine in zip(runtimes, rows, strict=True):
-            recipe = runtime.manifest.preprocess
-            digest = recipe.digest()
-            if digest not in fitted:
-                fitted[digest], _ = next(chosen.pixels(recipe, batch_size))
+            digest = runtime.manifest.preprocess.digest()
             same = (runtime.running.manifest.sha256, runtime.backend, runtime.device, digest)
             if same not in done:
                 done[same] = _logits(runtime, fitted[digest])
             mine.append(done[same])
-        progress(task, start + len(chosen), len(pictures))
+        progress(task, min(start + batch_size, len(pictures)), len(pictures))
+    data = pictures.reference()
     return [
         Answers(
             ran=Ran.of(runtime),
             manifest=runtime.manifest,
             pictures=pictures,
+            data=data,
             truth=known,
             logits=np.concatenate(mine),
             invariance=batch_invariance(runtime, pictures.subset(range(min(len(pictures), INVARIANCE_PICTURES)))),
@@ -401,7 +402,7 @@ def evaluate(
     if not pictures.labelled:
         raise DataError(f"{pictures.location} has no labels", expected="a folder with one subfolder a class, or demo:test")
     (own,) = answers([runtime], pictures, batch_size=batch_size, progress=progress)
-    return EvaluationReport(ran=own.ran, pictures=pictures.reference(), accuracy=accuracy(own), classes=_class_rows(own, own))
+    return EvaluationReport(ran=own.ran, pictures=own.data, accuracy=accuracy(own), classes=_class_rows(own, own))
 
 
 def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) -> ParityReport:
@@ -421,7 +422,7 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
     report = ParityReport(
         reference=reference.ran,
         candidate=candidate.ran,
-        pictures=reference.pictures.reference(),
+        pictures=reference.data,
         same_preprocessing=reference.manifest.preprocess == candidate.manifest.preprocess,
         reference_accuracy=accuracy(reference) if labelled else None,
         candidate_accuracy=accuracy(candidate) if labelled else None,

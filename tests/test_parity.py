@@ -15,7 +15,7 @@ from tiny_pictures import picture_set
 
 from alexnet_deploy import parity
 from alexnet_deploy.errors import DataError, InputError
-from alexnet_deploy.manifest import Manifest, Preprocess
+from alexnet_deploy.manifest import DataReference, Manifest, Preprocess
 from alexnet_deploy.parity import Answers, Gates, compare, evaluate, verify, verify_all
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
@@ -40,7 +40,8 @@ def answered(logits: Logits, *, file: str = "a.onnx", kind: OutputKind = OutputK
         device="cpu", running=file, twin_of=None,
     )  # fmt: skip
     pictures = picture_set(count, labelled=labelled, classes=tuple(f"c{i}" for i in range(classes)), size=4)
-    return Answers(ran=ran, manifest=manifest, pictures=pictures, truth=pictures.labels, logits=logits)
+    data = DataReference(location=pictures.location, count=count, sha256="0" * 64)
+    return Answers(ran=ran, manifest=manifest, pictures=pictures, data=data, truth=pictures.labels, logits=logits)
 
 
 def logits_of(count: int, classes: int, seed: int) -> Logits:

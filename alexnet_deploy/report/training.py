@@ -101,10 +101,8 @@ def training_page(of: TrainReport) -> str:
     columns = ["epoch", ">train loss", ">accuracy", ">held-out loss", ">accuracy", ">learning rate", ">pictures/s"]
     table = html.table("Every epoch.", columns, rows, key=4)
     settings = html.facts([(name.replace("_", " "), str(value)) for name, value in asdict(of.settings).items()])
-    lead = (
-        f"{of.settings.arch} on {words.count(of.train_pictures, 'picture')} of "
-        f"{words.count(len(of.classes), 'class', 'classes')}, measured on {words.count(of.validation_pictures, 'other', 'others')}."
-    )
+    classes, others = words.count(len(of.classes), "class", "classes"), words.count(of.validation_pictures, "other", "others")
+    lead = f"{of.settings.arch} on {words.count(of.train_pictures, 'picture')} of {classes}, measured on {others}."
     sections = [Section("Progress", html.join(drawn, html.details("Figures", table))), Section("Settings", settings)]
     opening = html.join(tiles, html.notice(of.unreadable[:5]))
     return html.page("Training", lead, sections, opening=opening, footer=words.machine(Machine.here()))
