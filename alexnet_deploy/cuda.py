@@ -24,7 +24,6 @@ _STREAM_NON_BLOCKING = 1
 _EVENT_DISABLE_TIMING = 2
 _HOST_ALLOC_DEFAULT = 0
 _MEMORY_TYPE_HOST = 1
-_MEMORY_TYPE_DEVICE = 2
 
 
 def usable_gpu() -> Gpu:
@@ -185,22 +184,13 @@ def wait_for_stream(stream: Stream, other: int) -> None:
 
 def is_pinned(address: int) -> bool:
     """Whether a host address lies in page-locked memory, so that the GPU may copy from it directly."""
-    return _memory_type(address) == _MEMORY_TYPE_HOST
-
-
-def is_device(address: int) -> bool:
-    """Whether an address lies in GPU memory."""
-    return _memory_type(address) == _MEMORY_TYPE_DEVICE
+    return bool(_call("cudaPointerGetAttributes", address).type == _MEMORY_TYPE_HOST)
 
 
 def free_memory_bytes() -> int:
     """Free memory on the GPU."""
     free, _total = _call("cudaMemGetInfo")
     return int(free)
-
-
-def _memory_type(address: int) -> int:
-    return int(_call("cudaPointerGetAttributes", address).type)
 
 
 def address_of(array: Array) -> int:
