@@ -12,16 +12,13 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
-from mutations import damaged, twisted, twisted_json
-
 from alexnet_deploy import trt_bindings
 from alexnet_deploy.build import build
 from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.manifest import Artifact, Manifest, manifest_path, write_artifact
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Flavour
+from tests.mutations import damaged, twisted, twisted_json
 from tests.tiny import float_batch, tiny_artifact, tiny_graph
 
 RTX = Flavour.TENSORRT_RTX

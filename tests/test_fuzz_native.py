@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "fuzz_native.py"
+ROOT = Path(__file__).parent.parent
 
 
 def fuzz(what: str, first: int, count: int, folder: Path) -> dict[str, int]:
-    command = [sys.executable, str(SCRIPT), what, str(first), str(count), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + count)
+    command = [sys.executable, "-m", "tests.fuzz_native", what, str(first), str(count), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + count, cwd=ROOT)
     assert done.returncode == 0, f"{done.returncode} (negative: killed by that signal)\n{done.stderr[-3000:]}"
     outcomes: dict[str, int] = json.loads(done.stdout)
     return outcomes
