@@ -208,6 +208,6 @@ def twisted_json(value: Any, random: randomness.Random) -> Any:
             if isinstance(place, dict) and random.random() < 0.2:
                 del place[key]
             else:
-                place[key] = random.choice(_VALUES)
+                place[key] = json.loads(json.dumps(random.choice(_VALUES)))  # a copy: later twists may go into it
             break
     return copy
