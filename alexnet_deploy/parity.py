@@ -177,6 +177,7 @@ class ParityReport:
         reference, candidate: what ran, and whether a twin ran in a plan's stead.
         pictures: what they were compared on.
         same_preprocessing: whether both turn a picture into the same input; where not, that is part of the error.
+        trained_on, calibrated_on: whether the candidate was, on this very set or others from its folder: it is flattered then.
         reference_accuracy, candidate_accuracy, difference: None where the pictures have no labels.
         agreement: pictures on which both give the same top-1 answer.
         error: of the logits.
@@ -190,6 +191,8 @@ class ParityReport:
     candidate: Ran
     pictures: DataReference
     same_preprocessing: bool
+    trained_on: bool
+    calibrated_on: bool
     reference_accuracy: Accuracy | None
     candidate_accuracy: Accuracy | None
     difference: PairedDifference | None
@@ -419,10 +422,13 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
             f"--max-drop needs labels, and {reference.pictures.location} has none", expected="a folder with one subfolder a class"
         )
     agree = reference.predictions == candidate.predictions
+    calibration = candidate.manifest.calibration
     report = ParityReport(
         reference=reference.ran,
         candidate=candidate.ran,
         pictures=reference.data,
+        trained_on=_from_the_same(candidate.manifest.pictures, candidate.data),
+        calibrated_on=_from_the_same(calibration.data if calibration else None, candidate.data),
         same_preprocessing=reference.manifest.preprocess == candidate.manifest.preprocess,
         reference_accuracy=accuracy(reference) if labelled else None,
         candidate_accuracy=accuracy(candidate) if labelled else None,
@@ -442,6 +448,11 @@ def agreement_matrix(each: Sequence[Answers]) -> tuple[tuple[float, ...], ...]:
     """[i][j]: the share of the pictures on which i and j give the same top-1 answer."""
     predictions = [own.predictions for own in each]
     return tuple(tuple(float((left == right).mean()) for right in predictions) for left in predictions)
+
+
+def _from_the_same(used: DataReference | None, measured: DataReference) -> bool:
+    """Whether pictures that a model was made with come from where it is measured now."""
+    return used is not None and (used.sha256 == measured.sha256 or used.location == measured.location)
 
 
 def truth(pictures: PictureSet, manifest: Manifest) -> Labels:

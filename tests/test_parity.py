@@ -299,3 +299,12 @@ def test_a_graph_that_mixes_its_pictures_is_found_out(tmp_path: Path) -> None:
     assert found.invariance is not None
     assert not found.invariance.held
     assert any("answers otherwise alone than in a batch" in sentence for sentence in found.missed)
+
+
+def test_pictures_that_a_model_was_made_with_are_said_to_flatter_it() -> None:
+    own = answered(logits_of(20, 4, 0))
+    elsewhere = replace(own.data, location="/photos/train", sha256="1" * 64)
+    for seen, expected in ((own.data, True), (replace(elsewhere, location=own.data.location), True), (elsewhere, False)):
+        found = compare(own, replace(own, manifest=replace(own.manifest, pictures=seen)))
+        assert found.trained_on is expected
+        assert found.calibrated_on is False

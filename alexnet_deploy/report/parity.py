@@ -92,6 +92,9 @@ def notes(of: Verification) -> list[str]:
         ran = report.candidate
         if ran.kind == "onnx" and ran.form is GraphForm.TENSORRT and ran.device == "cpu":
             sentences.append(f"{ran.file} is written for TensorRT: {ran.backend} imitates it exactly, but slowly, on the CPU.")
+        if report.trained_on or report.calibrated_on:
+            made = "trained" if report.trained_on else "calibrated"
+            sentences.append(f"{ran.file} was {made} on pictures of {report.pictures.location}: these figures flatter it.")
         if not report.same_preprocessing:
             sentences.append(
                 f"{report.candidate.file} preprocesses pictures otherwise than {report.reference.file}: "
