@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import foreign_models
 import pytest
@@ -131,6 +132,33 @@ def test_inspect_says_when_a_file_is_not_the_one_of_its_manifest(folder: Path, t
     sha256 = json.loads(text)["sha256"]
     manifest_path(path).write_text(text.replace(sha256, "0" * 64))
     assert "not the one that its manifest was written for" in " ".join(call("inspect", path).stdout.split())
+
+
+def test_inspect_draws_every_layer_that_computes(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "net.svg"
+    result = call("inspect", folder / "net.onnx", "--svg", target)
+    assert result.exit_code == 0
+    drawing = ElementTree.parse(target).getroot()
+    blocks = drawing.findall("{http://www.w3.org/2000/svg}g")
+    named = {block.findtext("{http://www.w3.org/2000/svg}text") for block in blocks}
+    assert {"input", "features.0", "features.10", "classifier.1", "classifier.6"} <= named
+    assert "Conv + Relu" in target.read_text("utf-8")
+
+
+def test_a_drawing_needs_a_graph(folder: Path, tmp_path: Path) -> None:
+    result = call("inspect", folder / "net.safetensors", "--svg", tmp_path / "net.svg")
+    assert result.exit_code == 2
+    assert "alexnet-deploy export" in result.stderr
+    assert not (tmp_path / "net.svg").exists()
+
+
+def test_a_layer_named_as_markup_stays_a_name(tmp_path: Path) -> None:
+    model = foreign_models.residual().model
+    model.graph.node[0].name = "<script>alert(1)</script>"
+    path = save(model, tmp_path / "model.onnx")
+    assert call("inspect", path, "--svg", tmp_path / "net.svg").exit_code == 0
+    assert "<script" not in (tmp_path / "net.svg").read_text("utf-8")
+    ElementTree.parse(tmp_path / "net.svg")
 
 
 def test_inspect_refuses_what_is_no_artifact(tmp_path: Path) -> None:

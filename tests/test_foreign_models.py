@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from foreign_models import ACCEPTED, SIZE, save
+from PIL import Image
 
 from alexnet_deploy.build import build
 from alexnet_deploy.calibration import calibrate
+from alexnet_deploy.cli import main
+from alexnet_deploy.errors import FallbackWarning
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.parity import Gates, verify
@@ -58,6 +63,44 @@ def test_a_foreign_model_goes_all_the_way(name: str, pictures: PictureSet, tmp_p
                 report = verify(reference, candidate, others, Gates())
                 most = 0.02 if artifact.manifest.precision is Precision.FP16 else 0.25
                 assert report.error.relative <= most, artifact.path.name
+
+
+def test_build_engine_and_verify_take_a_foreign_file_as_it_is(
+    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two commands that a person with an ONNX file and a folder of pictures types."""
+    monkeypatch.setenv("ALEXNET_DEPLOY_MODELS", str(tmp_path / "models"))
+    for index in range(len(pictures)):
+        split = "calibration" if index < 64 else "validation"
+        (tmp_path / split).mkdir(exist_ok=True)
+        Image.fromarray(pictures.picture(index)).save(tmp_path / split / f"{index:03}.png")
+    foreign = save(ACCEPTED["depthwise_convolutions"]().model, tmp_path / "foreign.onnx")
+    recipe = ["--preset", "torchvision", "--resize", "36"]
+
+    plan = tmp_path / "engine.plan"
+    build = [
+        "build-engine",
+        foreign,
+        "--int8",
+        *recipe,
+        "--calib",
+        tmp_path / "calibration",
+        "-o",
+        plan,
+        "--target",
+        "tensorrt-rtx",
+    ]
+    result = CliRunner().invoke(main, [str(word) for word in build])
+    assert result.exit_code == 0, result.output
+    manifest = Artifact.open(plan).manifest
+    assert manifest.preprocess.resize == 36
+    assert {layer.precision for layer in manifest.layers} == {Precision.INT8}
+
+    compare = ["verify", foreign, plan, *recipe, "--data", tmp_path / "validation", "--min-agreement", "50"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)  # no GPU here: the plan's twin runs
+        result = CliRunner().invoke(main, [str(word) for word in compare])
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("name", ["residual", "local_response_normalisation", "greyscale", "channels_last"])

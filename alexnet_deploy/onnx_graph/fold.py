@@ -159,6 +159,8 @@ def _fold_into_layer(graph: GraphProto, norm: NodeProto) -> bool:
     channels = old_weight.shape[output_axis : output_axis + 1]
     if any(values.shape != channels for values in (gamma, beta, mean, variance)):
         return False
+    if np.shape(old_bias)[-1:] not in ((), (1,), channels):
+        return False
     spread = variance + attribute(norm, "epsilon", 1e-5)
     if not (spread > 0).all():
         return False  # not what training leaves behind: the graph's own NaN shall be seen

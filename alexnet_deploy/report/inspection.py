@@ -67,6 +67,10 @@ def _manifest(of: Manifest) -> list[tuple[str, terminal.Cell]]:
         facts.append(("built by", f"{of.plan.flavour} {of.plan.version} for {', '.join(of.plan.capabilities)}"))
     if of.twin is not None:
         facts.append(("twin", of.twin.file))
+    if of.tuned is not None:
+        threads = f"{of.tuned.threads} threads" if of.tuned.threads else "its own choice of threads"
+        speed = f"{words.milliseconds(of.tuned.latency_ms)} ms at batch {of.tuned.batch}"
+        facts.append(("tuned", f"{of.tuned.backend} on {of.tuned.device}, {threads}: {speed} on {of.tuned.cpu}"))
     if of.parents:
         facts.append(("made from", ", ".join(parent.file for parent in of.parents)))
     if of.notes:
