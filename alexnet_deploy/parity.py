@@ -41,11 +41,11 @@ INVARIANCE_PICTURES = 8
 # one step is up to 1/127 of a tensor's range. A batch that mixes up its pictures is off by far more than any of these.
 BATCH_TOLERANCE = {
     Precision.FP32: 1e-4,
-    Precision.FP16: 1e-2,
-    Precision.BF16: 5e-2,
-    Precision.INT8: 5e-2,
-    Precision.FP8: 1e-1,
-    Precision.INT4: 1e-4,
+    Precision.FP16: 5e-3,
+    Precision.BF16: 2e-2,
+    Precision.INT8: 2e-2,
+    Precision.FP8: 5e-2,
+    Precision.INT4: 2e-2,
 }
 NO_ANSWER = -1  # the prediction for a picture whose logits hold NaN or infinity
 
