@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import InputError, ModelError
-from training.model import ARCHITECTURES, SMALLEST_INPUT, ModelConfig, PoolTo6x6, build_model, build_with_weights
+from training.family import FAMILY, LocalResponseNorm, PoolTo
+from training.model import AlexNet, ModelConfig, build_model, build_with_weights, preprocessing
 
 # As torchvision.models.alexnet(num_classes=1000).state_dict() has them.
 TORCHVISION = {
@@ -75,10 +76,10 @@ def test_the_forward_pass_is_the_published_one() -> None:
 @settings(deadline=None)
 def test_pooling_to_6x6_is_adaptive_average_pooling(height: int, width: int) -> None:
     maps = torch.randn(2, 3, height, width)
-    torch.testing.assert_close(PoolTo6x6()(maps), torch.nn.AdaptiveAvgPool2d((6, 6))(maps))
+    torch.testing.assert_close(PoolTo(6)(maps), torch.nn.AdaptiveAvgPool2d((6, 6))(maps))
 
 
-@pytest.mark.parametrize("size", [SMALLEST_INPUT, 95, 128, 160, 227, 300])
+@pytest.mark.parametrize("size", [63, 95, 128, 160, 227, 300])
 def test_every_input_size_from_63_px_works(size: int) -> None:
     model = build_model(ModelConfig(classes=5, width=0.05, input_size=size)).eval()
     assert model(torch.zeros(1, 3, size, size)).shape == (1, 5)
@@ -88,7 +89,7 @@ def test_every_input_size_from_63_px_works(size: int) -> None:
 @settings(deadline=None, max_examples=25)
 def test_width_scales_every_layer_but_the_last_to_multiples_of_8(width: float, classes: int) -> None:
     with torch.device("meta"):
-        shapes = {n: t.shape for n, t in ARCHITECTURES["alexnet"](ModelConfig(classes=classes, width=width)).state_dict().items()}
+        shapes = {n: t.shape for n, t in AlexNet(ModelConfig(classes=classes, width=width)).state_dict().items()}
     for name, published in TORCHVISION.items():
         channels = shapes[name][0]
         if name.startswith("classifier.6"):
@@ -141,3 +142,59 @@ def test_a_config_of_other_types_is_refused(wrong: dict[str, object]) -> None:
 )
 def test_a_config_survives_the_manifest(config: ModelConfig) -> None:
     assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("arch", FAMILY)
+def test_every_member_answers_at_its_own_and_at_its_smallest_input_and_no_smaller(arch: str) -> None:
+    member = FAMILY[arch]
+    for size in (member.input_size, member.smallest_input):
+        model = build_model(ModelConfig(arch=arch, classes=5, width=0.05, input_size=size)).eval()
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 5)
+    with pytest.raises(InputError, match="input size"):
+        ModelConfig(arch=arch, input_size=member.smallest_input - 1)
+    if arch == "alexnet-tutorial":
+        return  # its pooling is padded
+    with pytest.raises(RuntimeError):
+        model(torch.zeros(1, 3, member.smallest_input - 1, member.smallest_input - 1))
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"),
+    [
+        ("alexnet-2012", 60_965_224),  # the "60 million" of the paper's abstract
+        ("alexnet-caffe", 60_965_224),
+        ("alexnet-bn", 61_100_840 - 1152 + 2 * 1152),  # a scale and a shift a channel in place of its bias
+    ],
+)
+def test_published_members_have_their_number_of_parameters(arch: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = AlexNet(ModelConfig(arch=arch, input_size=FAMILY[arch].input_size))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_feature_maps_of_the_2012_network_are_the_papers() -> None:
+    model = build_model(ModelConfig(arch="alexnet-2012", classes=5, width=0.1, input_size=227)).eval()
+    sizes, maps = [], torch.zeros(1, 3, 227, 227)
+    for layer in model.features:
+        maps = layer(maps)
+        if isinstance(layer, torch.nn.Conv2d):
+            sizes.append(maps.shape[-1])
+    assert sizes == [55, 27, 13, 13, 13]
+    assert maps.shape[-1] == 6
+
+
+def test_response_normalisation_has_the_papers_constants() -> None:
+    """Section 3.3, written out: b_i = a_i / (k + alpha * sum of a_j^2 over the five nearest maps) ^ beta."""
+    norm = next(m for m in AlexNet(ModelConfig(arch="alexnet-2012", width=0.1)).modules() if isinstance(m, LocalResponseNorm))
+    a = 20 * torch.rand(1, 9, 2, 2, dtype=torch.float64)
+    sums = torch.stack([(a[:, max(0, i - 2) : i + 3] ** 2).sum(1) for i in range(9)], dim=1)
+    torch.testing.assert_close(norm(a), a / (2 + 1e-4 * sums) ** 0.75)
+
+
+def test_caffe_takes_blue_green_red_from_0_to_255_and_fresh_weights_allow_for_it() -> None:
+    config = ModelConfig(arch="alexnet-caffe", classes=5, width=0.25, input_size=227)
+    recipe = preprocessing(config)
+    assert (recipe.channel_order, recipe.scale, recipe.std, recipe.resize) == ("bgr", 1.0, (1.0, 1.0, 1.0), 259)
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    assert 0.1 < model.features[0](58 * torch.randn(2, 3, 227, 227)).std().item() < 10

@@ -118,36 +118,57 @@ def stop_after(updates: int) -> object:
     return progress
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-@pytest.mark.parametrize("steps", [1, 6, 7, 16])
+@pytest.fixture(scope="module")
+def whole(trained: TrainReport, settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainReport]:
+    """For each optimiser, a training that was never stopped."""
+    by_sgd = train(replace(settings, optimiser="sgd"), tmp_path_factory.mktemp("sgd") / "m.safetensors")
+    return {"adamw": trained, "sgd": by_sgd}
+
+
+@pytest.mark.parametrize(("optimiser", "steps"), [("adamw", 1), ("adamw", 7), ("adamw", 16), ("sgd", 7)])
 def test_resuming_from_any_step_equals_never_having_stopped(
-    settings: TrainSettings, tmp_path: Path, optimiser: str, steps: int, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings,
+    whole: dict[str, TrainReport],
+    tmp_path: Path,
+    optimiser: str,
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("training.train._PROGRESS_SECONDS", 0)
     chosen = replace(settings, optimiser=optimiser)
-    whole = train(chosen, tmp_path / "whole.safetensors")
     halved = tmp_path / "halved.safetensors"
     with pytest.raises(Killed):
         train(chosen, halved, save_seconds=0, progress=stop_after(steps))
     resumed = train(chosen, halved, resume=True)
-    assert halved.read_bytes() == whole.checkpoint.read_bytes()
-    figures = [replace(r, seconds=0, pictures_per_second=0) for r in whole.history]
+    assert halved.read_bytes() == whole[optimiser].checkpoint.read_bytes()
+    figures = [replace(r, seconds=0, pictures_per_second=0) for r in whole[optimiser].history]
     assert [replace(r, seconds=0, pictures_per_second=0) for r in resumed.history] == figures
     assert not state_path(halved).exists()
+
+
+@pytest.mark.parametrize(("sign", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_training_between_two_steps_with_its_state_saved(
+    settings: TrainSettings, tmp_path: Path, sign: signal.Signals, end: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train._PROGRESS_SECONDS", 0)
+    output = tmp_path / "m.safetensors"
+
+    def interrupt(task: str, done: int, total: int, note: str = "") -> None:
+        if done == 8:
+            os.kill(os.getpid(), sign)
+
+    with pytest.raises(end) as caught:
+        train(settings, output, save_seconds=1e9, progress=interrupt)
+    assert (read(output).epoch, read(output).step) == (1, 3)
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 143
 
 
 def run_train(output: Path, settings: TrainSettings, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "train", "-o", str(output)]
     if "--resume" not in options:
-        command += ["--data", settings.data, "--width", str(settings.width), "--input-size", str(settings.input_size)]
-        command += [
-            "--epochs",
-            str(settings.epochs),
-            "--batch-size",
-            str(settings.batch_size),
-            "--dropout",
-            str(settings.dropout),
-        ]
+        for name in ("data", "width", "input_size", "epochs", "batch_size", "lr", "dropout"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how they are split
     return subprocess.Popen(
         [*command, "--save-seconds", "0", *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -169,34 +190,30 @@ def wait_for_step(output: Path, process: subprocess.Popen[str], epoch: int, step
 
 @pytest.mark.slow
 def test_a_training_that_was_really_killed_goes_on_to_the_bit(settings: TrainSettings, tmp_path: Path) -> None:
-    """SIGKILL, then SIGTERM, then Ctrl-C, each somewhere within an epoch, and then let be."""
-    chosen = replace(settings, epochs=12)
+    """SIGKILL, then SIGTERM, each somewhere within an epoch, and then let be."""
+    chosen = replace(settings, epochs=8)
     whole = train(chosen, tmp_path / "whole.safetensors")
     output = tmp_path / "killed.safetensors"
-    epoch = 0
-    for number, (sign, code) in enumerate({signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}.items()):
-        process = run_train(output, chosen, *(["--resume"] if number else []))
-        wait_for_step(output, process, epoch + 2, 1)
-        process.send_signal(sign)
-        _, messages = process.communicate(timeout=SECONDS_TO_WAIT)
-        assert process.returncode == code
-        assert "Traceback" not in messages
-        if sign != signal.SIGKILL:
-            assert "train --resume -o" in messages
-        epoch = read(output).epoch
-        assert epoch < chosen.epochs
-        assert Artifact.open(output).manifest.training is not None
+    process = run_train(output, chosen)
+    wait_for_step(output, process, 2, 1)
+    process.kill()
+    assert process.wait(SECONDS_TO_WAIT) == -signal.SIGKILL
+    process = run_train(output, chosen, "--resume")
+    wait_for_step(output, process, read(output).epoch + 2, 1)
+    process.terminate()
+    _, messages = process.communicate(timeout=SECONDS_TO_WAIT)
+    assert process.returncode == 143
+    assert "Traceback" not in messages
+    assert f"train --resume -o {output}" in messages
+    assert read(output).epoch < chosen.epochs
+    assert Artifact.open(output).manifest.training is not None
     process = run_train(output, chosen, "--resume", "--json")
     answer, messages = process.communicate(timeout=SECONDS_TO_WAIT)
     assert process.returncode == 0, messages
     assert len(json.loads(answer)["history"]) == chosen.epochs
     assert output.read_bytes() == whole.checkpoint.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "killed.safetensors",
-        "killed.safetensors.json",
-        "whole.safetensors",
-        "whole.safetensors.json",
-    ]
+    left = [f"{name}.safetensors{end}" for name in ("killed", "whole") for end in ("", ".json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """AlexNet in PyTorch: the model family, its data, its training and its checkpoints.
 
-model.py        the architectures, a frozen config each
+family.py       the five architectures
+model.py        a frozen config, and the network it describes
 data.py         picture sets to training batches: order, augmentation, all drawn from (seed, epoch, picture)
 train.py        the training loop, resumable to the bit
 state.py        what a training needs to go on where it was stopped

@@ -1,8 +1,4 @@
-"""AlexNet, with the parameter names and shapes of torchvision's, so that its published weights load with strict=True.
-
-Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), arXiv:1404.5997: the single-column
-AlexNet with 64-192-384-256-256 channels, without local response normalisation.
-"""
+"""A network of the AlexNet family from its config: freshly drawn, or around existing weights."""
 
 from __future__ import annotations
 
@@ -15,8 +11,11 @@ import torch
 from torch import nn
 
 from alexnet_deploy.errors import InputError, ModelError
+from alexnet_deploy.manifest import Preprocess
+from training.family import FAMILY
 
-SMALLEST_INPUT = 63  # pixels: what leaves the third pooling 1x1
+_CAFFE_MEAN = (104.00699, 116.66877, 122.67892)  # blue, green, red: of Caffe's ilsvrc_2012_mean.npy
+_CAFFE_DEVIATION = 58.0  # of ImageNet's pixels, about that of every channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,25 @@ class ModelConfig:
     input_size: int = 224
 
     def __post_init__(self) -> None:
-        if self.arch not in ARCHITECTURES:
-            raise InputError(f"there is no architecture {self.arch!r}", expected=f"one of {', '.join(ARCHITECTURES)}")
+        if self.arch not in FAMILY:
+            raise InputError(f"there is no architecture {self.arch!r}", expected=f"one of {', '.join(FAMILY)}")
         if not 1 <= self.classes <= 1_000_000:
             raise InputError(f"{self.classes} classes", expected="1 to 1,000,000")
         if not 0.01 <= self.width <= 8:
             raise InputError(f"width {self.width}", expected="0.01 to 8, where 1 is the published network")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout}", expected="a probability from 0 to below 1")
-        if not SMALLEST_INPUT <= self.input_size <= 4096:
-            raise InputError(f"input size {self.input_size}", expected=f"{SMALLEST_INPUT} to 4096 pixels")
+        smallest = FAMILY[self.arch].smallest_input
+        if not smallest <= self.input_size <= 4096:
+            raise InputError(f"input size {self.input_size} for {self.arch}", expected=f"{smallest} to 4096 pixels")
 
     def channels(self, published: int) -> int:
         """The published channel count, scaled by `width` to a multiple of 8, at least 8."""
         return max(8, round(published * self.width / 8) * 8)
+
+    def channels_of_groups(self, published: int) -> int:
+        """The same for layers in two groups: to multiples of 16, at least 16."""
+        return max(16, round(published * self.width / 16) * 16)
 
     def to_dict(self) -> dict[str, str | int | float | bool]:
         return asdict(self)
@@ -68,75 +72,36 @@ class ModelConfig:
             raise InputError(f"a model description cannot be used: {error}", expected="what `train` writes there") from error
 
 
-class PoolTo6x6(nn.Module):
-    """nn.AdaptiveAvgPool2d((6, 6)), exported as one cheap operator where it only repeats pixels, or as none at 6x6.
-
-    The exporter writes the general operator as Transpose, GatherND, Transpose and ReduceMean, which neither TensorRT nor
-    the CPU runs well.
-    """
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        height, width = maps.shape[-2:]
-        if (height, width) == (6, 6):
-            return maps
-        if 6 % height == 0 and 6 % width == 0:
-            return nn.functional.interpolate(maps, scale_factor=(6 // height, 6 // width), mode="nearest")
-        return nn.functional.adaptive_avg_pool2d(maps, (6, 6))
-
-
 class AlexNet(nn.Module):
-    """float32 (N, 3, H, W), H and W at least 63, to logits (N, classes)."""
+    """float32 (N, 3, H, W) to logits (N, classes), for any member of the family."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        c = config.channels
-        self.features = nn.Sequential(
-            nn.Conv2d(3, c(64), kernel_size=11, stride=4, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(c(64), c(192), kernel_size=5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(c(192), c(384), kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c(384), c(256), kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c(256), c(256), kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-        )
-        self.avgpool = PoolTo6x6()
-        self.classifier = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(c(256) * 6 * 6, c(4096)),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(c(4096), c(4096)),
-            nn.ReLU(inplace=True),
-            nn.Linear(c(4096), config.classes),
-        )
+        self.features, self.avgpool, self.classifier = FAMILY[config.arch].layers(config)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(torch.flatten(self.avgpool(self.features(pictures)), 1))
         return logits
 
 
-ARCHITECTURES: dict[str, type[AlexNet]] = {"alexnet": AlexNet}
-
-
 def build_model(config: ModelConfig) -> AlexNet:
     """A freshly initialised network, drawn from torch's current random state.
 
     Weights keep the variance of what flows through ReLUs (He et al. 2015, arXiv:1502.01852, equation 10); with PyTorch's own
-    initialisation AlexNet spends its first epochs on a plateau. Biases start at zero.
+    initialisation AlexNet spends its first epochs on a plateau. Biases start at zero. Where pixels of 0..255 go in, the
+    first layer's weights are smaller by that factor.
     """
-    model = ARCHITECTURES[config.arch](config)
+    model = AlexNet(config)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    if FAMILY[config.arch].pixels_as == "caffe":
+        first = next(model.parameters())
+        with torch.no_grad():
+            first.div_(_CAFFE_DEVIATION)
     return model
 
 
@@ -147,7 +112,7 @@ def build_with_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor])
         ModelError: names, shapes or dtypes are not the architecture's.
     """
     with torch.device("meta"):
-        model = ARCHITECTURES[config.arch](config)
+        model = AlexNet(config)
     own = model.state_dict()
     misfits = sorted(set(own) ^ set(weights)) or [
         name for name, tensor in own.items() if (tensor.shape, tensor.dtype) != (weights[name].shape, weights[name].dtype)
@@ -159,3 +124,19 @@ def build_with_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor])
         )
     model.load_state_dict(weights, assign=True)
     return model
+
+
+def preprocessing(config: ModelConfig, *, whole: bool = False) -> Preprocess:
+    """How pictures become this network's input.
+
+    Args:
+        config: of the network.
+        whole: scale the whole picture to the input; otherwise the middle 224 of 256 pixels, in proportion, are cropped.
+    """
+    size = config.input_size
+    resize = None if whole else round(size * 256 / 224)
+    if FAMILY[config.arch].pixels_as == "caffe":
+        return Preprocess(
+            height=size, width=size, resize=resize, scale=1.0, mean=_CAFFE_MEAN, std=(1.0, 1.0, 1.0), channel_order="bgr"
+        )
+    return Preprocess(height=size, width=size, resize=resize)

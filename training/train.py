@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from alexnet_deploy.errors import DataError, DeviceMissing, InputError
-from alexnet_deploy.manifest import Artifact, DataReference, Preprocess, TrainingRecord
+from alexnet_deploy.manifest import Artifact, DataReference, TrainingRecord
 from alexnet_deploy.pictures import Labels
 from alexnet_deploy.preprocess import Batch
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
 from training.data import Augmentation, Split, TrainingBatches, ValidationBatches, open_split
-from training.model import ModelConfig, build_model
+from training.model import ModelConfig, build_model, preprocessing
 from training.signals import StopRequest
 
 _PROGRESS_SECONDS = 0.25
@@ -229,20 +229,19 @@ class _Training:
 
     def __init__(self, settings: TrainSettings, split: Split, output: Path, device: str, progress: Progress) -> None:
         classes = split.train.classes
-        size = settings.input_size
+        config = ModelConfig(settings.arch, len(classes), settings.width, settings.dropout, settings.input_size)
+        self.recipe = preprocessing(config, whole=settings.framing == "whole")
         self.settings = settings
         self.split = split
         self.output = output
         self.device = device
         self.progress = progress
-        self.recipe = training_recipe(size, settings.framing)
         self.data: DataReference = split.train.reference()
         self.batches = TrainingBatches(
             split.train, self.recipe, Augmentation(settings.flip, settings.shift), settings.batch_size, settings.seed
         )
         self.validation = ValidationBatches(split.validation, self.recipe, settings.batch_size)
         torch.manual_seed(settings.seed)
-        config = ModelConfig(settings.arch, len(classes), settings.width, settings.dropout, size)
         self.model = build_model(config).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's overloads
         self.optimiser = build_optimiser(self.model, settings)
@@ -406,11 +405,6 @@ def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
     if settings.optimiser == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=settings.momentum, nesterov=settings.momentum > 0, **common)
     return torch.optim.AdamW(model.parameters(), betas=(settings.momentum, 0.999), **common)
-
-
-def training_recipe(size: int, framing: Framing) -> Preprocess:
-    """How pictures become input: ImageNet's statistics; for "centre", the middle 224 of 256 pixels, in proportion."""
-    return Preprocess(height=size, width=size, resize=round(size * 256 / 224) if framing == "centre" else None)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:

@@ -53,6 +53,7 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
 
     try:
         from training import state
+        from training.family import FAMILY
         from training.train import TrainSettings, demo_settings, interrupted_settings, train
     except ImportError as error:
         raise AlexnetDeployError(
@@ -63,7 +64,10 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
 
     output = output or models_folder() / "alexnet.safetensors"
     given = {name: value for name, value in options.items() if value is not None}
-    fresh = demo_settings() if given.get("data", "demo") == "demo" else TrainSettings()
+    if given.get("data", "demo") == "demo":
+        fresh = demo_settings()
+    else:
+        fresh = TrainSettings(input_size=FAMILY[given.get("arch", "alexnet")].input_size)
     base = interrupted_settings(output) if resume else fresh
     with progress_bars() as progress:
         try:
