@@ -117,6 +117,13 @@ def test_a_wrong_variable_is_named_in_the_message() -> None:
     assert "(set in $ALEXNET_DEPLOY_TRAIN_EPOCHS)" in result.stderr
 
 
+def test_the_real_commands_take_settings_by_the_name_they_are_called_by() -> None:
+    for name, option in {"train": "EPOCHS", "predict": "TOP", "build-engine": "MAX_BATCH", "bench": "SECONDS"}.items():
+        variable = f"ALEXNET_DEPLOY_{name.upper().replace('-', '_')}_{option}"
+        result = CliRunner(env={variable: "many"}).invoke(main, [name, "a.onnx", "b.jpg"][: 2 if name != "predict" else 3])
+        assert f"(set in ${variable})" in result.stderr
+
+
 def test_help_is_given_however_wrong_the_settings_are() -> None:
     settings_file("[train\n")
     assert run("--help").exit_code == 0

@@ -71,7 +71,7 @@ class Command(click.Command):
     ) -> click.Context:
         # Help and completion work, however wrong a settings file is.
         asked = not extra.get("resilient_parsing") and not {"-h", "--help"} & {*args}
-        found = self._settings() if asked else {}
+        found = self._settings(info_name or "") if asked else {}
         defaults = {name: setting.value for name, setting in found.items()}
         try:
             ctx = super().make_context(info_name, args, parent, default_map=defaults, **extra)
@@ -109,11 +109,11 @@ class Command(click.Command):
             ctx.exit(2)
         ctx.exit(2 if result.failed else 1 if result.missed else 0)
 
-    def _settings(self) -> dict[str, settings.Setting]:
+    def _settings(self, name: str) -> dict[str, settings.Setting]:
         from alexnet_deploy.cli import COMMANDS
 
         try:
-            return settings.settings_of(self.name or "", self.params, list(COMMANDS))
+            return settings.settings_of(name, self.params, list(COMMANDS))
         except AlexnetDeployError as error:
             raise Refusal(str(error)) from error
 
