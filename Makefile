@@ -30,10 +30,10 @@ install: $(INSTALLED)
 
 # The tests of web pages look at them in Chromium. Where it is missing and cannot be installed they are skipped, and say so.
 browser:
-	@if ! command -v chromium chromium-browser google-chrome >/dev/null 2>&1; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	  else echo "no Chromium here: the tests of web pages are skipped (on Debian: apt-get install chromium)"; fi; fi
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "no Chromium here: the tests of web pages are skipped (on Debian: apt-get install chromium)"; fi
 
 # The stamp is written last: a set-up that was interrupted is done again.
 $(INSTALLED): pyproject.toml constraints.txt
