@@ -16,6 +16,15 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress", action="store_true", help="Run tests/stress too: the long versions, many minutes.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    long = Path(__file__).parent / "stress"
+    return True if collection_path.is_relative_to(long) and not config.getoption("--stress") else None
+
+
 @dataclass(frozen=True)
 class Demo:
     """What `alexnet-deploy demo --quick --json` left behind, run once for all tests."""
