@@ -91,7 +91,7 @@ def foreign(
         raise ManifestError(
             f"{path} has no manifest ({path.name}.json)",
             expected="the .json that is written beside every artifact",
-            fix=f"alexnet-deploy adopt {path} --help, or Runtime(..., backend=NAME) for a file from elsewhere"
+            fix=f"alexnet-deploy adopt {path} --help, or name a backend for a file from elsewhere"
             if kind == "onnx"
             else "copy it together with the file, or make the artifact again",
         )
@@ -174,7 +174,7 @@ def _load_plan(plan: Artifact, name: str, device: str, threads: int | None) -> L
             fix="alexnet-deploy build-engine writes plan and twin together",
         )
     if device == "auto":
-        warnings.warn(f"{why}: its twin {twin.path.name} runs on the CPU instead", FallbackWarning, stacklevel=4)
+        warnings.warn(f"{why}; its twin {twin.path.name} runs on the CPU instead", FallbackWarning, stacklevel=4)
     tuned = _tuned_for_here(twin.manifest) if threads is None else None
     if tuned is not None and tuned.device == "cpu":
         return _load_anywhere(plan, twin, tuned.backend, "cpu", tuned.threads)

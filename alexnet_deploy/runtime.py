@@ -38,6 +38,7 @@ log = logs.logger(__name__)
 
 Probabilities = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
+_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 _SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -127,13 +128,15 @@ class Runtime:
         self._recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
         self._output_kind = None if is_foreign(artifact) and output_kind is None else loaded.running.manifest.output_kind
         self._input = loaded.backend.input
+        self._row_shape = self._input.shape[1:]
+        self._dtype = np.dtype(self._input.dtype)
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
         self._door = _Door()
         self._waking = threading.Lock()
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
-        log.info("%s runs on %s (%s)", self.running.path.name, self.backend, self.device)
+        log.info("%s runs on %s (%s); asked for %s, %s", self.running.path.name, self.backend, self.device, device, backend)
         self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind, trust)
         _alive.add(self)
 
@@ -295,16 +298,22 @@ class Runtime:
         if not isinstance(batch, np.ndarray):
             return self._run_on_device(batch)
         is_pictures = self._check(batch)
-        parts = _parts(len(batch), self.batch.max)
-        chunks: Iterable[npt.NDArray[Any]] = (self._prepared(batch[part], part.start, is_pictures) for part in parts)
-        if len(parts) == 1:
-            chunks = list(chunks)  # needs no turn; of several, the next is prepared while the engine is busy
+        count = len(batch)
+        if 0 < count <= self.batch.max:
+            rows = self._prepared(batch, 0, is_pictures)
+            with self._door:
+                engine = self._engine or self._wake()
+                with self._turn:
+                    answer = engine.run(rows)
+            return self._checked(answer[:count], count)
+        # Of several chunks, the next is prepared while the engine is busy.
+        parts = _parts(count, self.batch.max)
+        chunks = (self._prepared(batch[part], part.start, is_pictures) for part in parts)
         with self._door:
             engine = self._engine or self._wake()
             with self._turn:
                 answers = [a[: p.stop - p.start] for a, p in zip(engine.run_each(chunks), parts, strict=True)]
-        answer = answers[0] if len(answers) == 1 else np.concatenate([np.empty((0, self._classes), np.float32), *answers])
-        return self._checked(answer, len(batch))
+        return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *answers]), count)
 
     def _run_on_device(self, batch: object) -> npt.NDArray[np.float32]:
         """The answer to a batch on the GPU, brought to the host."""
@@ -317,8 +326,10 @@ class Runtime:
 
     def _check(self, batch: npt.NDArray[Any]) -> bool:
         """Whether `batch` is pictures rather than the engine's own input. Raises InputError when it is neither."""
-        expected = self._input.shape[1:]
-        if batch.dtype == np.uint8:
+        expected = self._row_shape
+        if batch.dtype == _FLOAT32 and batch.shape[1:] == expected and self._dtype != _UINT8:
+            return False  # nearly always: the rest finds out what is wrong, or an axis of any length
+        if batch.dtype == _UINT8:
             if batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:3]:
                 raise InputError(
                     f"pictures are uint8 {batch.shape}",
@@ -346,9 +357,10 @@ class Runtime:
             rows = _finite(rows, start)
         else:
             rows = prepare(rows, self.recipe)
-            if self._input.dtype != "uint8":
+            if self._dtype != _UINT8:
                 rows = normalise(rows, self.recipe)
-        rows = np.ascontiguousarray(rows, self._input.dtype)
+        if rows.dtype != self._dtype or not rows.flags.c_contiguous:
+            rows = np.ascontiguousarray(rows, self._dtype)
         missing = self.batch.min - len(rows)
         return rows if missing <= 0 else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
 
@@ -393,25 +405,28 @@ class _Door:
     def __init__(self, closed: bool = False) -> None:
         self.closed = closed
         self._inside = 0
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._empty = threading.Event()
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             if self.closed:
                 raise RuntimeClosed("this Runtime is closed", expected="one that is open", fix="Runtime(path)")
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
-            if not self._inside:
-                self._changed.notify_all()
+            if self.closed and not self._inside:
+                self._empty.set()
 
     def close(self) -> bool:
         """Whether this call, and none before, closed it."""
-        with self._changed:
+        with self._lock:
             first, self.closed = not self.closed, True
-            self._changed.wait_for(lambda: not self._inside)
+            if not self._inside:
+                self._empty.set()
+        self._empty.wait()
         return first
 
 

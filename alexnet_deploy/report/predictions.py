@@ -25,8 +25,9 @@ def predictions(of: PredictionReport) -> Show:
                 ],
             )
         terminal.lines(console, words.twin_sentences((of.ran,)), style="yellow")
-        rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included" if of.seconds > 0 else ""
-        terminal.lines(console, [f"{words.count(len(sound), 'picture')} by {words.ran_on(of.ran)}: {rate}"], style="dim")
+        if sound and of.seconds > 0:
+            rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included"
+            terminal.lines(console, [f"{words.count(len(sound), 'picture')} by {words.ran_on(of.ran)}: {rate}"], style="dim")
 
     return show
 
