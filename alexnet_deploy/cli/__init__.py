@@ -30,6 +30,7 @@ COMMANDS = {
     "score": "Any number of pictures into Parquet; resumable, on one machine or on Ray.",
     "package": "A deployment in one file, with checksums and a signature.",
     "serve": "Artifacts behind HTTP and gRPC, as Triton and KServe speak it.",
+    "triton-repo": "A model repository for NVIDIA's Triton Inference Server.",
     "verify": "Compare artifacts with a reference; exit code 1 when a gate is missed.",
     "bench": "Latency and throughput of artifacts, side by side.",
     "tune": "The fastest way to run a model on this machine, kept for Runtime.",
