@@ -12,6 +12,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter, sleep
 
 import numpy as np
@@ -140,8 +141,8 @@ def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch | Pixels:
     return pixels if runtime.manifest.input.dtype == "uint8" else normalise(pixels, recipe)
 
 
-def _identity(runtime: Runtime) -> tuple[str, str, str, int | None]:
-    return runtime.running.manifest.sha256, runtime.backend, runtime.device, runtime.threads
+def _identity(runtime: Runtime) -> tuple[Path, str, str, int | None]:
+    return runtime.running.path, runtime.backend, runtime.device, runtime.threads
 
 
 def _call(runtime: Runtime, batch: int, seed: int) -> Callable[[], object]:

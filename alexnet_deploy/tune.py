@@ -18,13 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_deploy import logs
+from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.benchmark import benchmark
 from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning, InputError, ModelError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, TunedRecord, update_manifest, write_artifact
-from alexnet_deploy.parity import Answers, answers, compare
+from alexnet_deploy.parity import compare
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent

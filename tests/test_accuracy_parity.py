@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import Demo
 
+from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.backends import BACKENDS
-from alexnet_deploy.parity import Answers, ParityReport, answers, compare
+from alexnet_deploy.parity import ParityReport, compare
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 

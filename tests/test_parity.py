@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
-from alexnet_deploy import parity
+from alexnet_deploy.answers import Answers, batch_invariance, truth
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import DataReference, Manifest, Preprocess
-from alexnet_deploy.parity import Answers, Gates, compare, evaluate, verify, verify_all
+from alexnet_deploy.parity import Gates, compare, evaluate, verify, verify_all
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
@@ -199,15 +199,15 @@ def test_gates_that_mean_nothing_are_refused(gates: dict[str, float]) -> None:
 def test_folders_are_matched_with_labels_by_name_not_by_order(tmp_path: Path) -> None:
     manifest = tiny_artifact(tmp_path / "a.onnx").manifest
     shuffled = picture_set(4, classes=("fox", "ant"))
-    assert parity.truth(shuffled, manifest).tolist() == [LABELS.index("fox"), LABELS.index("ant")] * 2
+    assert truth(shuffled, manifest).tolist() == [LABELS.index("fox"), LABELS.index("ant")] * 2
 
 
 def test_a_class_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
     manifest = tiny_artifact(tmp_path / "a.onnx").manifest
     with pytest.raises(DataError, match="does not know the classes 'yak'"):
-        parity.truth(picture_set(4, classes=("fox", "yak")), manifest)
+        truth(picture_set(4, classes=("fox", "yak")), manifest)
     with pytest.raises(DataError, match="9 classes"):
-        parity.truth(picture_set(9, classes=tuple("abcdefghi")), replace(manifest, labels=()))
+        truth(picture_set(9, classes=tuple("abcdefghi")), replace(manifest, labels=()))
 
 
 def test_real_runtimes_are_compared_batch_by_batch(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_an_overflowing_graph_is_found_picture_by_picture(tmp_path: Path) -> Non
 
 def test_a_sound_graph_answers_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
     with Runtime(tiny_artifact(tmp_path / "one.onnx").path) as runtime:
-        found = parity.batch_invariance(runtime, picture_set(8))
+        found = batch_invariance(runtime, picture_set(8))
     assert found is not None
     assert found.held
     assert found.changed == 0
