@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from alexnet_deploy.errors import DataError
@@ -57,24 +60,71 @@ class PredictionReport:
         return tuple(picture.error for picture in self.pictures if picture.error)
 
 
-def collect(locations: Sequence[str]) -> list[NamedPicture]:
-    """Picture files, folders of them, and the demo set, as one list. A file that is missing is found out when it is read.
+def collect(locations: Iterable[str]) -> Iterator[NamedPicture]:
+    """The pictures that are meant, one after another. A file that is missing is found out when it is read.
+
+    Args:
+        locations: files; folders; "demo:test"; glob patterns ("photos/**/*.jpg"); "@list.txt", a file with one location a
+            line; "-", the same from stdin, taken as it comes.
 
     Raises:
-        DataError: a folder without pictures.
+        DataError: a folder or a pattern without pictures, or a list that cannot be read.
     """
-    found: list[NamedPicture] = []
     for location in locations:
-        if location.partition(":")[0] == "demo" or Path(location).is_dir():
-            pictures = PictureSet.open(location)
-            in_folder = Path(location) if Path(location).is_dir() else None
-            names = [str(in_folder / name) if in_folder else name for name in pictures.names]
-            found += [NamedPicture(name, pictures.sources[index]) for index, name in enumerate(names)]
+        if location == "-":
+            yield from collect(line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        elif location.startswith("@"):
+            yield from collect(_lines(Path(location[1:])))
+        elif location.partition(":")[0] == "demo" or Path(location).is_dir():
+            yield from _picture_set(location)
+        elif any(sign in location for sign in "*?[") and not Path(location).exists():
+            yield from _matching(location)
         else:
-            found.append(NamedPicture(location, Path(location)))
+            yield NamedPicture(location, Path(location))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list {path} cannot be read ({error})", expected="a text file with one picture a line") from error
+
+
+def _picture_set(location: str) -> Iterator[NamedPicture]:
+    pictures = PictureSet.open(location)
+    folder = Path(location) if Path(location).is_dir() else None
+    for index, name in enumerate(pictures.names):
+        yield NamedPicture(str(folder / name) if folder else name, pictures.sources[index])
+
+
+def _matching(pattern: str) -> Iterator[NamedPicture]:
+    found = sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (Path.glob takes no absolute pattern)
     if not found:
-        raise DataError("there are no pictures to classify", expected="files, a folder, or demo:test")
-    return found
+        raise DataError(f"nothing matches {pattern!r}", expected="a pattern of picture files, such as 'photos/**/*.jpg'")
+    for name in found:
+        yield NamedPicture(name, Path(name))
+
+
+def predict_each(
+    runtime: Runtime, pictures: Iterable[NamedPicture], *, top: int = 5, batch_size: int | None = None
+) -> Iterator[PicturePrediction]:
+    """Classifies pictures as they come, in bounded memory; one that cannot be read is reported, and does not stop the rest.
+
+    Args:
+        runtime: what classifies.
+        pictures: any number; taken no sooner than they are needed.
+        top: classes to name for each.
+        batch_size: pictures in one call; the artifact's favourite when None.
+    """
+    names: deque[str] = deque()
+
+    def sources() -> Iterator[Path | Pixels]:
+        for picture in pictures:
+            names.append(picture.name)
+            yield picture.source
+
+    for outcome in runtime.classify_each(sources(), top, batch_size=batch_size):
+        yield PicturePrediction(names.popleft(), outcome.predictions, str(outcome.error or ""))
 
 
 def predict_pictures(
@@ -85,18 +135,12 @@ def predict_pictures(
     batch_size: int | None = None,
     progress: Progress = silent,
 ) -> PredictionReport:
-    """Classifies pictures; one that cannot be read is reported, and does not stop the rest.
-
-    Args:
-        runtime: what classifies.
-        pictures: any number.
-        top: classes to name for each.
-        batch_size: pictures in one call; the artifact's favourite when None.
-    """
+    """`predict_each`, all of it in one report. Raises DataError where there are no pictures."""
+    if not pictures:
+        raise DataError("there are no pictures to classify", expected="files, a folder, or demo:test")
     begun = time.perf_counter()
     done: list[PicturePrediction] = []
-    outcomes = runtime.classify_each((picture.source for picture in pictures), top, batch_size=batch_size)
-    for picture, outcome in zip(pictures, outcomes, strict=True):
-        done.append(PicturePrediction(picture.name, outcome.predictions, str(outcome.error or "")))
+    for prediction in predict_each(runtime, pictures, top=top, batch_size=batch_size):
+        done.append(prediction)
         progress("classify", len(done), len(pictures))
     return PredictionReport(Ran.of(runtime), tuple(done), time.perf_counter() - begun)

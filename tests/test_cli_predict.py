@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -76,3 +77,37 @@ def test_an_empty_folder_is_said(artifact: Artifact, tmp_path: Path) -> None:
     done = predict(artifact, tmp_path)
     assert done.exit_code == 2
     assert "holds no pictures" in done.stderr
+
+
+def test_patterns_lists_and_stdin_name_pictures(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{folder / '0.png'}\n\n{folder / '2.png'}\n")
+    words = ["predict", str(artifact.path), f"{folder}/*.png", f"@{tmp_path / 'list.txt'}", "-", "--format", "jsonl"]
+    done = CliRunner().invoke(main, words, input=f"{folder / '1.png'}\n")
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(row["name"]).name for row in rows] == ["0.png", "1.png", "2.png", "0.png", "2.png", "1.png"]
+    assert len(rows[0]["predictions"]) == 5
+
+
+def test_csv_has_a_column_for_each_rank_and_a_row_for_each_picture(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    (folder / "1.png").write_bytes(b"broken")
+    done = predict(artifact, folder, "--top", 2, "-o", tmp_path / "out.csv")
+    assert done.exit_code == 2
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "label_1", "probability_1", "label_2", "probability_2", "error"]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert rows[0]["label_1"] in LABELS
+
+
+def test_a_file_of_rows_appears_whole_or_not_at_all(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    done = predict(artifact, folder, tmp_path / "nothing*.png", "-o", tmp_path / "out.jsonl")
+    assert done.exit_code == 2
+    assert "nothing matches" in done.stderr
+    assert not list(tmp_path.glob("*out.jsonl*"))
+
+
+def test_another_suffix_is_refused(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    done = predict(artifact, folder, "-o", tmp_path / "out.xlsx")
+    assert done.exit_code == 2
+    assert "expected .csv or .jsonl" in done.stderr

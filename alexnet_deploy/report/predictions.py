@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from alexnet_deploy.predictions import PredictionReport
@@ -28,6 +30,16 @@ def predictions(of: PredictionReport) -> Show:
         if sound and of.seconds > 0:
             rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included"
             terminal.lines(console, [f"{words.count(len(sound), 'picture')} by {words.ran_on(of.ran)}: {rate}"], style="dim")
+
+    return show
+
+
+def written(count: int, output: Path | None) -> Show:
+    """Where rows went; nothing where they went to stdout themselves."""
+
+    def show(console: Console) -> None:
+        if output is not None:
+            terminal.lines(console, [f"{output}: {words.count(count, 'picture')}"])
 
     return show
 
