@@ -229,7 +229,10 @@ def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
     from training.train import EpochRecord, TrainReport, TrainSettings
 
     history = tuple(EpochRecord(n, 0.1, 2 / n, 1 - 0.5 / n, 2 / n, 1 - 0.6 / n, 1.0, 100.0) for n in range(1, 61))
-    trained = TrainReport(Path("<x>.safetensors"), 1000, ("a", "b"), 50, 10, history, 60.0, (), settings=TrainSettings())
+    trained = TrainReport(
+        checkpoint=Path("<x>.safetensors"), parameters=1000, classes=("a", "b"), train_pictures=50, validation_pictures=10,
+        history=history, seconds=60.0, unreadable=(), settings=TrainSettings(),
+    )  # fmt: skip
     trials = tuple(
         Trial(file="<x>.onnx", precision="fp32", backend="onnxruntime", device="cpu", threads=n, latency_ms=n, verdict="slower")
         for n in (1, 2)
