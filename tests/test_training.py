@@ -329,3 +329,15 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
 def test_the_demo_fits_the_smallest_input_and_its_seed_is_taken() -> None:
     assert demo_settings(seed=3).seed == 3
     assert demo_settings().data == "demo"
+
+
+def test_training_stops_when_it_gets_no_better_and_keeps_the_best(settings: TrainSettings, tmp_path: Path) -> None:
+    report = train(replace(settings, epochs=40, patience=2), tmp_path / "m.safetensors")
+    accuracies = [record.validation_accuracy for record in report.history]
+    best = accuracies.index(max(accuracies)) + 1
+    assert len(accuracies) == best + 2 < 40
+    assert report.kept_epoch == best
+    training = Artifact.open(report.checkpoint).manifest.training
+    assert training is not None
+    assert training.epochs_done == best
+    assert training.figures["validation_accuracy"] == max(accuracies)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,8 +25,9 @@ from alexnet_deploy.preprocess import Batch
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
 from training.data import Augmentation, Split, TrainingBatches, ValidationBatches, open_split
-from training.model import ModelConfig, build_model, preprocessing
+from training.model import AlexNet, ModelConfig, build_model, preprocessing
 from training.signals import StopRequest
+from training.weights import read_weights, start_from
 
 _PROGRESS_SECONDS = 0.25
 
@@ -41,6 +42,8 @@ class TrainSettings:
     Attributes:
         data: "demo" or a folder; see `data.open_split`.
         epochs: times that each picture is seen.
+        patience: stop after so many epochs without a better validation accuracy, and keep the best epoch's weights; 0 trains
+            all epochs and keeps the last. The validation accuracy is a choice's then, and a little too good.
         batch_size: pictures a step.
         optimiser: "sgd" (with Nesterov momentum) or "adamw".
         lr: highest learning rate; it warms up to it and decays to zero along a cosine.
@@ -49,6 +52,8 @@ class TrainSettings:
         weight_decay: share of each weight taken away, times the learning rate, in a step.
         label_smoothing: share of each target that is spread over all classes.
         framing: "centre" scales the shorter side and crops; "whole" scales both, for small pictures that fill their frame.
+        weights: what to start from: "" (draw them), "imagenet", or a file; see `weights.read_weights`.
+        features_lr: learning rate of the convolutions, as a share of the others'; 0 freezes them.
         flip, shift: see `data.Augmentation`.
         arch, width, dropout, input_size: see `model.ModelConfig`.
         seed: of the weights, the order, the augmentation and the dropout.
@@ -60,6 +65,7 @@ class TrainSettings:
     dropout: float = 0.5
     input_size: int = 224
     epochs: int = 30
+    patience: int = 0
     batch_size: int = 128
     optimiser: Optimiser = "adamw"
     lr: float = 0.001
@@ -67,6 +73,8 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    weights: str = ""
+    features_lr: float = 1.0
     framing: Framing = "centre"
     flip: bool = True
     shift: float = 1 / 16
@@ -75,6 +83,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.epochs <= 100_000:
             raise InputError(f"{self.epochs} epochs", expected="1 to 100,000")
+        if not 0 <= self.patience <= 100_000:
+            raise InputError(f"a patience of {self.patience} epochs", expected="0 (train all) to 100,000")
         if not 1 <= self.batch_size <= 65_536:
             raise InputError(f"batch size {self.batch_size}", expected="1 to 65,536")
         if not 0 < self.lr <= 100:
@@ -85,6 +95,8 @@ class TrainSettings:
             raise InputError("weight decay or shift out of range", expected="0 to 1, and 0 to 0.5")
         if self.optimiser not in get_args(Optimiser) or self.framing not in get_args(Framing):
             raise InputError(f"optimiser {self.optimiser!r}, framing {self.framing!r}", expected="sgd or adamw; centre or whole")
+        if not 0 <= self.features_lr <= 10:
+            raise InputError(f"features_lr {self.features_lr}", expected="0 (frozen) to 10")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed}", expected="0 to 2**63 - 1")
 
@@ -137,6 +149,11 @@ class EpochRecord:
     pictures_per_second: float
 
 
+def best_epoch(history: Sequence[EpochRecord]) -> int:
+    """The first one with the highest validation accuracy, counted from 1; 0 before any."""
+    return max(history, key=lambda record: record.validation_accuracy).epoch if history else 0
+
+
 @dataclass(frozen=True, slots=True)
 class TrainReport:
     """What came out of a training.
@@ -160,6 +177,11 @@ class TrainReport:
     seconds: float
     unreadable: tuple[str, ...]
     settings: TrainSettings = field(kw_only=True)
+
+    @property
+    def kept_epoch(self) -> int:
+        """The one whose weights the checkpoint holds."""
+        return best_epoch(self.history) if self.settings.patience else len(self.history)
 
 
 @dataclass(slots=True)
@@ -215,8 +237,8 @@ def train(
         if resume:
             run.restore()
         else:
-            run.save_state()
-        while run.epoch < settings.epochs:
+            run.begin()
+        while not run.done:
             run.train_epoch(stop, save_seconds)
             run.finish_epoch()
             stop.obey()
@@ -251,9 +273,24 @@ class _Training:
         self.sums = _Sums()
         self.history: list[EpochRecord] = []
 
+    @property
+    def done(self) -> bool:
+        """All epochs are trained, or none of the last `patience` was better than one before."""
+        if self.epoch >= self.settings.epochs:
+            return True
+        return 0 < self.settings.patience <= self.epoch - best_epoch(self.history)
+
+    def begin(self) -> None:
+        """Takes the weights to start from, if any, and writes the state before the first step."""
+        if self.settings.weights:
+            start_from(self.model, read_weights(self.settings.weights, self.progress))
+        self.save_state()
+
     def train_epoch(self, stop: StopRequest, save_seconds: float) -> None:
         """From `step` to the end of the epoch."""
         self.model.train()
+        if self.settings.features_lr == 0:
+            self.model.features.eval()  # BatchNorm's statistics and dropout are frozen too
         began = last_saved = last_shown = time.perf_counter()
         before = self.sums.seconds
         for batch, labels in self.batches.epoch(self.epoch, self.step):
@@ -274,7 +311,7 @@ class _Training:
         steps = self.batches.steps
         rate = self.settings.learning_rate(self.epoch * steps + self.step, self.settings.epochs * steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         torch.manual_seed(_mixed(self.settings.seed, self.epoch, self.step))  # the dropout of this step
         pictures, targets = self._tensors(batch, labels)
         if not len(targets):  # none of this step's pictures could be read
@@ -311,7 +348,8 @@ class _Training:
             )
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, _Sums()
-        self.save_checkpoint()
+        if not self.settings.patience or best_epoch(self.history) == self.epoch:
+            self.save_checkpoint()
         self.save_state()
 
     @torch.inference_mode()
@@ -399,12 +437,21 @@ class _Training:
         )
 
 
-def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser over all weights; `fused` updates them in one pass over the memory, a tenth of a step on a CPU."""
+def build_optimiser(model: AlexNet, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimiser over all weights that are not frozen; each group has its `share` of the learning rate.
+
+    `fused` updates them in one pass over the memory, where the plain loop takes a tenth of a step on a CPU.
+    """
+    model.features.requires_grad_(settings.features_lr > 0)
+    groups = [
+        {"params": list(part.parameters()), "share": share}
+        for part, share in ((model.features, settings.features_lr), (model.classifier, 1.0))
+        if share
+    ]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=settings.momentum, nesterov=settings.momentum > 0, **common)
-    return torch.optim.AdamW(model.parameters(), betas=(settings.momentum, 0.999), **common)
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0, **common)
+    return torch.optim.AdamW(groups, betas=(settings.momentum, 0.999), **common)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:

@@ -18,7 +18,11 @@ ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alex
     "-o", "--output", type=click.Path(path_type=Path), help="Checkpoint to write. [default: models/alexnet.safetensors]"
 )
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="Member of the family. [default: alexnet]")
+@click.option("--weights", metavar="imagenet|FILE", help="Start from torchvision's published weights, a .pth or a .safetensors.")
+@click.option("--freeze", type=click.Choice(["features"]), help="Train the fully connected layers alone.")
+@click.option("--features-lr", type=float, help="Learning rate of the convolutions, as a share of the others'.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
+@click.option("--patience", type=click.IntRange(min=0), help="Stop after so many epochs without a better held-out accuracy.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
 @click.option("--optimiser", type=click.Choice(["sgd", "adamw"]))
 @click.option("--lr", type=float, help="Highest learning rate.")
@@ -33,7 +37,9 @@ ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alex
 @click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
-def command(output: Path | None, device: str, save_seconds: float, resume: bool, page: Path | None, **options: Any) -> Result:
+def command(
+    output: Path | None, device: str, save_seconds: float, resume: bool, freeze: str | None, page: Path | None, **options: Any
+) -> Result:
     """Train an AlexNet on a folder of pictures, or on the demo data.
 
     A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
@@ -43,6 +49,7 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
     \b
     Example:
       alexnet-deploy train --data photos -o models/photos.safetensors --epochs 60
+      alexnet-deploy train --data photos --weights imagenet --freeze features
       alexnet-deploy train --resume -o models/photos.safetensors
     """
     from dataclasses import replace
@@ -64,6 +71,8 @@ def command(output: Path | None, device: str, save_seconds: float, resume: bool,
 
     output = output or models_folder() / "alexnet.safetensors"
     given = {name: value for name, value in options.items() if value is not None}
+    if freeze:
+        given["features_lr"] = 0.0
     if given.get("data", "demo") == "demo":
         fresh = demo_settings()
     else:

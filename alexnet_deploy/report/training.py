@@ -41,7 +41,7 @@ def training(of: TrainReport) -> terminal.Show:
         terminal.facts(
             console,
             [
-                ("checkpoint", str(of.checkpoint)),
+                ("checkpoint", f"{of.checkpoint}" + (f", of epoch {of.kept_epoch}" if of.settings.patience else "")),
                 ("model", f"{of.settings.arch}, {of.parameters:,} parameters, {of.settings.input_size} px"),
                 (
                     "pictures",
