@@ -21,20 +21,22 @@ from onnx import ModelProto, ValueInfoProto
 
 from alexnet_deploy.errors import CalibrationError, DataWarning
 from alexnet_deploy.histogram import Histogram
-from alexnet_deploy.layers import find_layers
+from alexnet_deploy.layers import Layer, find_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.onnx_session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.qdq import observed_tensors, tensorrt_form
+from alexnet_deploy.qdq import UINT8_STEPS, observed_tensors, tensorrt_form
 from alexnet_deploy.ranges import AUTO_CANDIDATES, Range, choose_range, method_name
-from alexnet_deploy.types import Precision, Progress, silent
-from alexnet_deploy.weights import quantise_weights
+from alexnet_deploy.rounding import Moments, moments_of, refine
+from alexnet_deploy.types import GraphForm, Precision, Progress, silent
+from alexnet_deploy.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
 
 MINIMUM_PICTURES = 32
 _HELD_BACK_SHARE = 4  # one picture in four ...
 _HELD_BACK_MOST = 128  # ... but no more than this many
 _EXPOSED_BYTES = 64 << 20
+_ROUNDING_PICTURES, _ROUNDING_BATCH = 96, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,7 @@ class Calibration:
         record: for the manifest: data, method, seed, recipe and the chosen ranges.
         histograms: of every observed tensor, by name.
         model_sha256: of the graph that the ranges belong to.
+        weights: the weights, rounded with the help of some of the pictures.
         pictures_sha256: content hashes of the pictures, to notice when they are evaluated on.
         errors: for each method that was tried, the relative error of the logits on pictures held back
             (noise power over signal power); empty unless the method was chosen by "auto".
@@ -53,13 +56,73 @@ class Calibration:
     record: CalibrationRecord
     histograms: dict[str, Histogram]
     model_sha256: str
+    weights: WeightRounder
     pictures_sha256: frozenset[str]
     errors: dict[str, float]
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """(low, high) of every observed tensor, by name."""
+        """(low, high) of every observed tensor, by name, as the TensorRT form takes them."""
         return self.record.ranges
+
+    def ranges_for(self, form: GraphForm) -> dict[str, Range]:
+        """The ranges for one form. Only mse tells them apart: with 255 steps above zero, as the CPU has, clipping pays less."""
+        if form is GraphForm.TENSORRT or self.record.method != "mse":
+            return self.ranges
+        return {
+            name: choose_range(histogram, "mse", UINT8_STEPS) if histogram.low >= 0 else self.ranges[name]
+            for name, histogram in self.histograms.items()
+        }
+
+
+class WeightRounder:
+    """The 8-bit weights of one graph, refined by what its layers see (see `rounding`); made when first asked for, then kept."""
+
+    def __init__(self, model: Artifact, pictures: PictureSet) -> None:
+        self._model = model
+        self._pictures = pictures
+        self._moments: dict[str, Moments] = {}
+        self._made: dict[tuple[str, Precision, int], QuantisedWeight] = {}
+
+    def quantised(
+        self,
+        graph: ModelProto,
+        layers: Sequence[Layer],
+        precision: Precision,
+        *,
+        limit: int = INT8_LIMIT,
+        progress: Progress = silent,
+    ) -> dict[str, QuantisedWeight]:
+        """As `weights.quantise_weights`, with the least error of each layer's output."""
+        if not self._moments:
+            self._moments = self._observe(graph)
+        stored = edit.initialisers(graph.graph)
+        for done, layer in enumerate(layers):
+            key = (layer.weight, precision, limit)
+            if key not in self._made:
+                progress("round weights", done, len(layers))
+                values = edit.array(stored[layer.weight])
+                moments = self._moments.get(layer.name)
+                self._made[key] = (
+                    quantise_weight(values, layer.channel_axis, precision, limit=limit)
+                    if moments is None
+                    else refine(values, layer.channel_axis, moments, precision, limit=limit)
+                )
+        progress("round weights", len(layers), len(layers))
+        return {layer.weight: self._made[layer.weight, precision, limit] for layer in layers}
+
+    def _observe(self, graph: ModelProto) -> dict[str, Moments]:
+        layers = find_layers(graph)
+        moments = moments_of(graph, layers)
+        given = graph.graph.input[0].name
+        runner = GraphRunner(exposing(graph, [d for d in dict.fromkeys(x.data for x in layers) if d != given]))
+        few = _by_content(self._pictures, _ROUNDING_PICTURES)
+        for feed, rows in feeds(few, self._model.manifest, _ROUNDING_BATCH):
+            values = dict(zip(runner.outputs, runner.run(feed), strict=True)) | {given: feed}
+            for layer in layers:
+                if layer.name in moments:
+                    moments[layer.name].add(values[layer.data][:rows].astype(np.float32))
+        return moments
 
 
 def calibrate(
@@ -109,7 +172,7 @@ def calibrate(
         preprocess_sha256=model.manifest.preprocess.digest(),
         ranges=ranges[best],
     )
-    return Calibration(record, histograms, model.manifest.sha256, frozenset(hashes), errors)
+    return Calibration(record, histograms, model.manifest.sha256, WeightRounder(model, pictures), frozenset(hashes), errors)
 
 
 def check_pictures(pictures: PictureSet) -> list[str]:
@@ -149,26 +212,42 @@ def observe(
     Raises:
         CalibrationError: a tensor held NaN or infinity.
     """
-    tensors = observed_tensors(model, find_layers(model))
-    histograms = {name: Histogram() for name in tensors}
-    given = model.graph.input[0].name
-    runner = GraphRunner(exposing(model, [name for name in tensors if name != given]))
-    batch_size = min(batch_size, max(1, _EXPOSED_BYTES // _exposed_bytes(runner, manifest, pictures)))
-    done = 0
-    for feed, rows in feeds(pictures, manifest, batch_size):
-        values = dict(zip(runner.outputs, runner.run(feed), strict=True)) | {given: feed}
-        for name, histogram in histograms.items():
-            histogram.add(values[name][:rows])
-        done += rows
-        progress("calibrate", done, len(pictures))
-    for name, histogram in histograms.items():
+    observer = Observer(model, manifest)
+    observer.add(pictures, batch_size, progress)
+    for name, histogram in observer.histograms.items():
         if not histogram.finite:
             raise CalibrationError(
                 f"{name} holds NaN or infinity for some calibration pictures",
                 expected="a graph that computes finite numbers",
                 fix="alexnet-deploy verify the model, and check the preprocessing in its manifest",
             )
-    return histograms
+    return observer.histograms
+
+
+class Observer:
+    """A graph opened for looking at its activations.
+
+    Attributes:
+        histograms: of each tensor that quantisation needs, over everything that was added.
+    """
+
+    def __init__(self, model: ModelProto, manifest: Manifest) -> None:
+        tensors = observed_tensors(model, find_layers(model))
+        self.histograms = {name: Histogram() for name in tensors}
+        self._manifest = manifest
+        self._given = model.graph.input[0].name
+        self._runner = GraphRunner(exposing(model, [name for name in tensors if name != self._given]))
+
+    def add(self, pictures: PictureSet, batch_size: int = 16, progress: Progress = silent) -> None:
+        """Runs the graph on every picture, in smaller batches where the activations would take too much memory."""
+        batch_size = min(batch_size, max(1, _EXPOSED_BYTES // _exposed_bytes(self._runner, self._manifest, pictures)))
+        done = 0
+        for feed, rows in feeds(pictures, self._manifest, batch_size):
+            values = dict(zip(self._runner.outputs, self._runner.run(feed), strict=True)) | {self._given: feed}
+            for name, histogram in self.histograms.items():
+                histogram.add(values[name][:rows])
+            done += rows
+            progress("calibrate", done, len(pictures))
 
 
 def feeds(pictures: PictureSet, manifest: Manifest, batch_size: int) -> Iterator[tuple[Array, int]]:
@@ -233,6 +312,11 @@ def _split(pictures: PictureSet, hashes: Sequence[str]) -> tuple[PictureSet, Pic
     order = np.argsort(np.array(hashes), kind="stable")
     held_back = min(len(pictures) // _HELD_BACK_SHARE, _HELD_BACK_MOST)
     return pictures.subset(np.sort(order[held_back:])), pictures.subset(np.sort(order[:held_back]))
+
+
+def _by_content(pictures: PictureSet, count: int) -> PictureSet:
+    """`count` pictures, the same and in the same order however the set is ordered; not those that `_split` holds back."""
+    return pictures.subset(np.argsort(np.array(pictures.content_hashes()), kind="stable")[::-1][:count])
 
 
 def exposing(model: ModelProto, tensors: Sequence[str], *, only: bool = False) -> ModelProto:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from alexnet_deploy import __version__
-from alexnet_deploy.calibration import Calibration, calibrate, check_pictures
+from alexnet_deploy.calibration import Calibration, WeightRounder, calibrate, check_pictures
 from alexnet_deploy.folders import cache_folder
 from alexnet_deploy.histogram import Histogram
 from alexnet_deploy.logs import logger
@@ -83,7 +83,7 @@ def _load(entry: Path, model: Artifact, pictures: PictureSet, hashes: frozenset[
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         log.info("%s is damaged (%s) and is made again", entry, error)
         return None
-    return Calibration(text.record, histograms, model.manifest.sha256, hashes, text.errors)
+    return Calibration(text.record, histograms, model.manifest.sha256, WeightRounder(model, pictures), hashes, text.errors)
 
 
 def _histogram(

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto
 
 from alexnet_deploy.errors import InputError, ModelError
@@ -114,11 +112,6 @@ def choose_skipped(layers: Sequence[Layer], skip: Sequence[str]) -> frozenset[st
             expected=f"first, last, or some of {', '.join(layer.name for layer in layers)}",
         )
     return chosen
-
-
-def channels_first(values: npt.NDArray[np.generic], layer: Layer) -> npt.NDArray[np.generic]:
-    """Weights as a matrix (output channels, everything else)."""
-    return np.moveaxis(values, layer.channel_axis, 0).reshape(values.shape[layer.channel_axis], -1)
 
 
 def _as_layer(node: NodeProto, constant: dict[str, TensorProto]) -> Layer | None:

@@ -24,7 +24,7 @@ from alexnet_deploy.ranges import Range
 from alexnet_deploy.types import Precision
 from alexnet_deploy.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, half_exact
 
-_UINT8_STEPS = 255
+UINT8_STEPS = 255
 _INT32_ROOM = 2.0**30
 
 
@@ -190,8 +190,8 @@ def _symmetric(limits: Range, precision: Precision) -> Scale:
 
 def _asymmetric(limits: Range) -> Scale:
     low, high = limits
-    scale = np.float32((high - low) / _UINT8_STEPS)
-    return Scale(float(scale), np.array(round(float(np.clip(-low / scale, 0, _UINT8_STEPS))), np.uint8))
+    scale = np.float32((high - low) / UINT8_STEPS)
+    return Scale(float(scale), np.array(round(float(np.clip(-low / scale, 0, UINT8_STEPS))), np.uint8))
 
 
 def _with_room_for_bias(weight: QuantisedWeight, bias: npt.NDArray[np.float32], data_scale: float) -> QuantisedWeight:

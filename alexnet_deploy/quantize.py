@@ -26,7 +26,7 @@ from alexnet_deploy.onnx_graph import layer_precisions, load_graph, save_graph
 from alexnet_deploy.onnx_session import fused_operators
 from alexnet_deploy.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
-from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT, quantise_weights
+from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT
 
 # Largest magnitude in float16; beyond it activations between layers would become infinite.
 _HALF_MOST = 65504.0
@@ -73,7 +73,7 @@ def quantize(
         )
     else:
         assert calibration is not None
-        written = _quantise(model, graph, Path(output), precision, form, calibration, skip, reduce_range)
+        written = _quantise(model, graph, Path(output), precision, form, calibration, skip, reduce_range, progress)
     progress(f"write {precision}", 1, 1)
     return written
 
@@ -87,14 +87,17 @@ def _quantise(
     calibration: Calibration,
     skip: Sequence[str],
     reduce_range: bool | None,
+    progress: Progress,
 ) -> Artifact:
     layers = find_layers(graph)
     skipped = choose_skipped(layers, skip)
     chosen = [layer for layer in layers if layer.name not in skipped]
     reduced = (not has_vnni() if reduce_range is None else reduce_range) if form is GraphForm.CPU else None
-    weights = quantise_weights(graph, chosen, precision, limit=REDUCED_LIMIT if reduced else INT8_LIMIT)
+    weights = calibration.weights.quantised(
+        graph, chosen, precision, limit=REDUCED_LIMIT if reduced else INT8_LIMIT, progress=progress
+    )
     if form is GraphForm.CPU:
-        quantised = cpu_form(graph, chosen, calibration.ranges, weights)
+        quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights)
         _check_kernels(quantised, chosen)
     else:
         quantised = tensorrt_form(graph, chosen, calibration.ranges, weights, precision)
@@ -133,10 +136,11 @@ def _manifest(model: Artifact, precision: Precision) -> Manifest:
 
 def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm) -> CalibrationRecord:
     """The calibration's record with the ranges that this graph uses."""
-    used = {layer.data for layer in layers}
-    if form is GraphForm.CPU:
-        used = set(calibration.ranges)
-    return replace(calibration.record, ranges={name: limits for name, limits in calibration.ranges.items() if name in used})
+    ranges = calibration.ranges_for(form)
+    if form is GraphForm.TENSORRT:
+        used = {layer.data for layer in layers}
+        ranges = {name: limits for name, limits in ranges.items() if name in used}
+    return replace(calibration.record, ranges=ranges)
 
 
 def _fits_half(calibration: Calibration) -> bool:

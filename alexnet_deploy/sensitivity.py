@@ -21,7 +21,7 @@ from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
-from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT, quantise_weights
+from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -69,12 +69,12 @@ class Trials:
     ) -> None:
         self._manifest = model.manifest
         self._graph = load_graph(model.path)
-        self._ranges = calibration.ranges
+        self._ranges = calibration.ranges_for(form)
         self._pictures = pictures
         self._precision, self._form = precision, form
         self.layers: tuple[Layer, ...] = find_layers(self._graph)
         limit = REDUCED_LIMIT if form is GraphForm.CPU and not has_vnni() else INT8_LIMIT
-        self._weights = quantise_weights(self._graph, self.layers, precision, limit=limit)
+        self._weights = calibration.weights.quantised(self._graph, self.layers, precision, limit=limit)
         self.reference: Logits = logits(self._graph, self._manifest, pictures)
 
     def run(self, skipped: Collection[str]) -> Logits:

@@ -1,0 +1,144 @@
+"""Weights rounded so that the layer's answers stay, rather than each weight by itself.
+
+Weights are rounded one input after the other, and what each rounding does to the output is made up for by the inputs still
+to come, as far as they are correlated with it: GPTQ (Frantar et al. 2022, arXiv:2210.17323), which is Optimal Brain Quantization
+(arXiv:2208.11580) in a fixed order. It needs the second moments of a layer's inputs, from a hundred pictures and without
+labels. Scales and the cost at run time stay as they were. What it gains is in docs/decisions/0303.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+from onnx import ModelProto, NodeProto
+
+from alexnet_deploy.layers import Layer
+from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.types import Precision
+from alexnet_deploy.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, quantise_weight
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Rounding = Callable[[Float64], Float64]
+
+# Inputs further apart than this are taken as uncorrelated: a layer of 9,216 inputs would need 9,216^3 operations otherwise.
+BLOCK = 1024
+_POSITIONS = 48  # of a convolution, taken from each picture, evenly spread
+_DAMPING = 0.01  # of the mean second moment, added to the diagonal: there are fewer pictures than inputs
+_LAZY = 128  # columns whose effect on later ones is gathered into one matrix product
+
+
+class Moments:
+    """Sums of x x^T over the inputs x that one layer's weights see, in blocks along the diagonal; a group of a Conv apart.
+
+    Attributes:
+        blocks: for each group, its blocks, float64 (n, n).
+    """
+
+    def __init__(self, layer: Layer, node: NodeProto, dims: Sequence[int]) -> None:
+        self._layer, self._node = layer, node
+        self._dims = tuple(dims)
+        self.blocks: list[list[Float64]] = []
+
+    def add(self, data: Float32) -> None:
+        """Takes the layer's data, (N, C, H, W) or (N, features)."""
+        seen = _patches(data, self._node, self._dims) if self._layer.op == "Conv" else data[None]
+        sums = [[_moment(part) for part in np.split(group, range(BLOCK, group.shape[1], BLOCK), axis=1)] for group in seen]
+        if not self.blocks:
+            self.blocks = sums
+        else:
+            for kept, new in zip(self.blocks, sums, strict=True):
+                for total, part in zip(kept, new, strict=True):
+                    total += part
+
+
+def can_refine(layer: Layer, node: NodeProto, dims: Sequence[int]) -> bool:
+    """Whether the inputs of each weight can be cut out here: every Gemm and MatMul, and plain two-dimensional convolutions."""
+    return layer.op != "Conv" or (len(dims) == 4 and edit.attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"))
+
+
+def moments_of(model: ModelProto, layers: Sequence[Layer]) -> dict[str, Moments]:
+    """Empty sums for every layer that can be refined, by the layer's name."""
+    nodes = {node.name: node for node in model.graph.node}
+    weights = edit.initialisers(model.graph)
+    return {
+        layer.name: Moments(layer, nodes[layer.name], weights[layer.weight].dims)
+        for layer in layers
+        if can_refine(layer, nodes[layer.name], weights[layer.weight].dims)
+    }
+
+
+def refine(values: Float32, axis: int, moments: Moments, precision: Precision, *, limit: int = INT8_LIMIT) -> QuantisedWeight:
+    """One layer's weights rounded for least error of its output; the arguments otherwise as those of `quantise_weight`."""
+    plain = quantise_weight(values, axis, precision, limit=limit)
+    matrix = np.moveaxis(values, axis, 0)
+    shape = matrix.shape
+    rows = matrix.reshape(len(matrix), -1).astype(np.float64)
+    rounding = _to_fp8 if precision is Precision.FP8 else _to_integers(limit)
+    scaled = rows / plain.scale[:, None].astype(np.float64)
+    for group, blocks in zip(np.split(np.arange(len(rows)), len(moments.blocks)), moments.blocks, strict=True):
+        start = 0
+        for block in blocks:
+            stop = start + len(block)
+            scaled[group, start:stop] = _compensated(scaled[group, start:stop], block, rounding)
+            start = stop
+    stored = np.ascontiguousarray(np.moveaxis(scaled.reshape(shape), 0, axis)).astype(plain.values.dtype)
+    return QuantisedWeight(stored, plain.scale, axis)
+
+
+def _compensated(rows: Float64, moment: Float64, rounding: Rounding) -> Float64:
+    """Rounds `rows`, (outputs, n), already divided by their scale, for least error under the inputs' `moment`, (n, n).
+
+    Inputs with most power come first, while there are most others left to make up for them.
+    """
+    power = np.diag(moment)
+    if not power.any():
+        return rounding(rows)
+    order = np.argsort(-power, kind="stable")
+    damped = moment[np.ix_(order, order)] + _DAMPING * power.mean() * np.eye(len(moment))
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper: row i says how later inputs make up for input i
+    left = rows[:, order]
+    done = np.empty_like(left)
+    for start in range(0, len(order), _LAZY):
+        stop = min(start + _LAZY, len(order))
+        errors = np.empty((len(rows), stop - start))
+        for i in range(start, stop):
+            done[:, i] = rounding(left[:, i])
+            errors[:, i - start] = (left[:, i] - done[:, i]) / factor[i, i]
+            left[:, i + 1 : stop] -= np.outer(errors[:, i - start], factor[i, i + 1 : stop])
+        left[:, stop:] -= errors @ factor[start:stop, stop:]
+    result = np.empty_like(done)
+    result[:, order] = done
+    return result
+
+
+def _to_integers(limit: int) -> Rounding:
+    return lambda scaled: np.clip(np.rint(scaled), -limit, limit)
+
+
+def _to_fp8(scaled: Float64) -> Float64:
+    return np.asarray(np.clip(scaled, -FP8_LIMIT, FP8_LIMIT).astype(FP8).astype(np.float64))
+
+
+def _moment(part: Float32) -> Float64:
+    return np.asarray((part.T @ part).astype(np.float64))
+
+
+def _patches(data: Float32, node: NodeProto, dims: Sequence[int]) -> Float32:
+    """What each weight of a convolution is multiplied by: (groups, samples, inputs), inputs ordered as the weights are."""
+    strides, dilations = (edit.attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
+    top, left, bottom, right = edit.attribute(node, "pads", [0, 0, 0, 0])
+    groups = edit.attribute(node, "group", 1)
+    padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    window = [(size - 1) * step + 1 for size, step in zip(dims[2:], dilations, strict=True)]
+    views: npt.NDArray[Any] = sliding_window_view(padded, window, axis=(2, 3))
+    views = views[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+    count, channels, height, width = views.shape[:4]
+    chosen = np.unique(np.linspace(0, height * width - 1, _POSITIONS).round().astype(int))
+    picked = views[:, :, chosen // width, chosen % width]  # (N, C, positions, kh, kw)
+    picked = picked.transpose(1, 0, 2, 3, 4).reshape(groups, channels // groups, count * len(chosen), -1)
+    return np.ascontiguousarray(picked.transpose(0, 2, 1, 3)).reshape(groups, count * len(chosen), -1)
