@@ -29,6 +29,7 @@ log = logs.logger(__name__)
 
 FORMAT = "alexnet-deploy/1"
 MAX_MANIFEST_BYTES = 16 << 20
+_MAX_FILE_NAME_BYTES = 255
 _HASH_CHUNK_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -485,8 +486,9 @@ def _short(text: str) -> str:
 
 def _check_file_name(name: str) -> None:
     """A manifest may only name files in its own folder."""
-    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise ValueError(f"{name!r} is not a plain file name")
+    too_long = len(name.encode(errors="replace")) > _MAX_FILE_NAME_BYTES
+    if not name or too_long or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise ValueError(f"{name[:64]!r} is not a plain file name")
 
 
 def _check_sha256(text: str) -> None:

@@ -188,15 +188,16 @@ def preprocessing_graph(recipe: Preprocess, prepared: TensorSpec) -> ModelProto:
     nodes = [
         helper.make_node("Identity", ["input"], [prepared.name]),
         helper.make_node("Flatten", [prepared.name], ["flat"]),
+        helper.make_node("Concat", ["flat", "flat"], ["classes"], axis=1),
     ]
     shape = ["N", *recipe.input_shape]
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
-    flat = helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", math.prod(recipe.input_shape)])
+    classes = helper.make_tensor_value_info("classes", TensorProto.FLOAT, ["N", 2 * math.prod(recipe.input_shape)])
     model = helper.make_model(
-        helper.make_graph(nodes, "preprocess", [given], [flat]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+        helper.make_graph(nodes, "preprocess", [given], [classes]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
     )
     accept_pixels(model, recipe)
-    del model.graph.node[-1]
+    del model.graph.node[-2:]
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info(prepared.name, TensorProto.FLOAT, shape))
     return model
 

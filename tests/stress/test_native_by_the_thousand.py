@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from test_fuzz_native import fuzz
+from tests.test_fuzz_native import fuzz
 
 COUNT = 10_000
 START = int(os.environ.get("FUZZ_SEED", "1")) * 1_000_000
