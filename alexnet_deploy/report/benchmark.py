@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
-from alexnet_deploy.benchmark import BenchmarkReport
+from alexnet_deploy.benchmark import BenchmarkReport, Timing
 from alexnet_deploy.report import html, plots, terminal, words
 from alexnet_deploy.report.html import Section, Tile
 from alexnet_deploy.report.parity import colour
 from alexnet_deploy.report.plots import Series
 from alexnet_deploy.report.terminal import Show
+from alexnet_deploy.types import GraphForm
 
 
 def benchmark(of: BenchmarkReport) -> Show:
@@ -78,9 +81,12 @@ def tiles(of: BenchmarkReport) -> list[Tile]:
 def sections(of: BenchmarkReport) -> list[Section]:
     """Latency and its distribution, throughput over the batch size, and all figures."""
     first = min(t.batch for t in of.timings)
+    # A plan's twin beside that twin is one measurement, and would be one line on top of the other.
+    files = {t.ran.file for t in of.timings}
+    drawn_once = [t for t in of.timings if t.ran.twin_of is None or t.ran.running not in files]
     latency = [
         Series(t.ran.file, t.latencies_ms, text=f"{words.milliseconds(t.p50_ms)} ms", colour=colour(t.ran))
-        for t in of.timings
+        for t in drawn_once
         if t.batch == first
     ]
     drawn = [
@@ -90,19 +96,23 @@ def sections(of: BenchmarkReport) -> list[Section]:
         )
     ]
     if len({t.batch for t in of.timings}) > 1:
-        lines = [
-            Series(
-                file,
-                [t.images_per_second for t in of.timings if t.ran.file == file],
-                [t.batch for t in of.timings if t.ran.file == file],
-                colour=next(colour(t.ran) for t in of.timings if t.ran.file == file),
-            )
-            for file in dict.fromkeys(t.ran.file for t in of.timings)
-        ]
+        lines = [_line([t for t in drawn_once if t.ran.file == file]) for file in dict.fromkeys(t.ran.file for t in drawn_once)]
         throughput = plots.lines("Throughput over the batch size", lines, x_label="batch size", tick="{:,.0f}".format)
         drawn.append(html.figure(throughput, "Throughput, images a second", plots.legend(lines)))
     tables = [_batch_table(of, batch) for batch in dict.fromkeys(t.batch for t in of.timings)]
     return [Section("Speed", html.join(html.figures(*drawn), *tables))]
+
+
+def _line(each: Sequence[Timing]) -> Series:
+    """Throughput of one artifact over its batch sizes."""
+    ran = each[0].ran
+    return Series(
+        ran.file,
+        [t.images_per_second for t in each],
+        [t.batch for t in each],
+        colour=colour(ran),
+        dashed=ran.form is GraphForm.TENSORRT,
+    )
 
 
 def _batch_table(of: BenchmarkReport, batch: int) -> html.Markup:

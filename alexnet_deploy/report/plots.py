@@ -20,6 +20,7 @@ _ROW = 40
 _AXIS = 26
 _EDGE = 8
 _LINE_HEIGHT = 260
+_DASHES = "5 4"
 _MOST_LABELS, _MOST_MARKS = 16, 40  # along an axis, and on a line
 COLOURS = 8
 
@@ -47,13 +48,17 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a plot, or one row of a distribution: `x` positions and `y` values, or samples in `y` alone."""
+    """One line of a plot, or one row of a distribution: `x` positions and `y` values, or samples in `y` alone.
+
+    Colour and dashes say what kind it is; lines of one kind differ by the shape of their marks.
+    """
 
     label: str
     y: Sequence[float]
     x: Sequence[float] = ()
     text: str = ""
     colour: int = 1
+    dashed: bool = False
 
 
 def intervals(name: str, marks: Sequence[Mark], *, tick: Format = "{:g}".format) -> Markup:
@@ -122,7 +127,10 @@ def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:
         colour = f"var(--c{series.colour % COLOURS})"
         points = [(across(x), up(y)) for x, y in zip(series.x, series.y, strict=True)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=2.5, stroke_linejoin="round"))
+        dashes = _DASHES if series.dashed else None
+        parts.append(
+            tag("path", d=path, fill="none", stroke=colour, stroke_width=2.5, stroke_linejoin="round", stroke_dasharray=dashes)
+        )
         for (x, y), value, at in zip(points, series.y, series.x, strict=True) if len(points) <= _MOST_MARKS else ():
             parts.append(_shape(number, x, y, colour, f"{series.label}, {at:g}: {tick(value)}"))
     summary = "; ".join(f"{s.label}: " + ", ".join(f"{tick(y)} at {x:g}" for x, y in zip(s.x, s.y, strict=True)) for s in each)
@@ -134,7 +142,9 @@ def legend(each: Sequence[Series]) -> Markup:
     items = []
     for number, series in enumerate(each):
         colour = f"var(--c{series.colour % COLOURS})"
-        key = [tag("line", x1=0, x2=22, y1=6, y2=6, stroke=colour, stroke_width=2.5), _shape(number, 11, 6, colour, "")]
+        dashes = _DASHES if series.dashed else None
+        stroke = tag("line", x1=0, x2=22, y1=6, y2=6, stroke=colour, stroke_width=2.5, stroke_dasharray=dashes)
+        key = [stroke, _shape(number, 11, 6, colour, "")]
         items.append(tag("li", tag("svg", *key, viewBox="0 0 22 12", aria_hidden="true"), series.label))
     return tag("ul", *items, class_="legend")
 
