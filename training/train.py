@@ -233,7 +233,7 @@ def train(
         raise DeviceMissing(f"PyTorch {torch.__version__} sees no CUDA GPU", expected="a GPU and a CUDA build of torch")
     split = open_split(settings.data, settings.seed)
     with _own_random_state(), StopRequest() as stop:
-        run = _Training(settings, split, output, device, progress)
+        run = Training(settings, split, output, device, progress)
         if resume:
             run.restore()
         else:
@@ -246,7 +246,7 @@ def train(
     return run.report()
 
 
-class _Training:
+class Training:
     """A training under way: what `TrainingState` holds, and what is built anew from the settings."""
 
     def __init__(self, settings: TrainSettings, split: Split, output: Path, device: str, progress: Progress) -> None:
@@ -294,7 +294,7 @@ class _Training:
         began = last_saved = last_shown = time.perf_counter()
         before = self.sums.seconds
         for batch, labels in self.batches.epoch(self.epoch, self.step):
-            self._train_step(batch, labels)
+            self.take_step(batch, labels)
             self.step += 1
             now = time.perf_counter()
             self.sums.seconds = before + now - began
@@ -307,7 +307,8 @@ class _Training:
                 last_shown = now
         self._show()
 
-    def _train_step(self, batch: Batch, labels: Labels) -> None:
+    def take_step(self, batch: Batch, labels: Labels) -> None:
+        """One batch forwards and backwards, and one update of the weights."""
         steps = self.batches.steps
         rate = self.settings.learning_rate(self.epoch * steps + self.step, self.settings.epochs * steps)
         for group in self.optimiser.param_groups:
