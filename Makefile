@@ -9,7 +9,7 @@ BIN := .venv/bin
 COMMA := ,
 INSTALLED := .venv/installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: demo test check install stress proto clean
+.PHONY: demo test check install stress docs proto clean
 
 demo: install
 	$(BIN)/alexnet-deploy demo
@@ -42,6 +42,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+# After a change of commands, docstrings or error messages: the pages that are made from them.
+docs: install
+	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_error_table.py
 
 # After a change of open_inference.proto; needs the package grpcio-tools.
 proto: install
