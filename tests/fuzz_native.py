@@ -35,15 +35,15 @@ def fuzz_plans(seeds: range, folder: Path) -> Counter[str]:
         plan = damaged(content, random)
         # A wrong plan whose manifest vouches for it: the hash is no help, TensorRT's own checks must do.
         vouched = write_artifact(sound.path, sound.manifest, plan)
-        outcomes[_run(vouched.path, "cuda")] += 1
+        outcomes[_run(vouched.path, "cuda", seed)] += 1
         assert bindings.engine(plan) is None or plan == content, f"seed {seed}"
         assert bindings.validity(plan), f"seed {seed}"
         sound.path.write_bytes(plan)
         manifest_path(sound.path).write_bytes(manifest)
-        outcomes[_run(sound.path, "auto")] += 1
+        outcomes[_run(sound.path, "auto", seed)] += 1
         sound.path.write_bytes(content)
         manifest_path(sound.path).write_bytes(json.dumps(twisted_json(json.loads(manifest), random)).encode())
-        outcomes[_run(sound.path, "auto")] += 1
+        outcomes[_run(sound.path, "auto", seed)] += 1
     return outcomes
 
 
@@ -68,13 +68,16 @@ def fuzz_graphs(seeds: range, folder: Path) -> Counter[str]:
     return outcomes
 
 
-def _run(path: Path, device: str) -> str:
+def _run(path: Path, device: str, seed: int) -> str:
     try:
         with warnings.catch_warnings(), Runtime(path, device) as runtime:
             warnings.simplefilter("ignore")
             runtime.logits(float_batch(2))
     except AlexnetDeployError as error:
         return type(error).__name__
+    except Exception as error:
+        error.add_note(f"seed {seed}")
+        raise
     return "answered"
 
 

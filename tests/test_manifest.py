@@ -169,3 +169,9 @@ def test_an_error_survives_pickling() -> None:
     error = ArtifactCorrupt("it broke", expected="peace", fix="mend it")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(copy), str(copy)) == (ArtifactCorrupt, "it broke; expected peace. Try: mend it")
+
+
+def test_a_file_name_longer_than_a_name_may_be_is_refused() -> None:
+    """Found by fuzzing plans: the system's own error came through when such a twin was looked for."""
+    with pytest.raises(ValueError, match="is not a plain file name"):
+        FileReference(file="x" * 300, sha256="0" * 64)
