@@ -15,7 +15,7 @@ from alexnet_deploy.report import html, plots, terminal, words
 from alexnet_deploy.report.html import Markup, Section, Tile
 from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Cell, Show
-from alexnet_deploy.types import GraphForm, Precision
+from alexnet_deploy.types import Precision
 
 PALETTE = {
     Precision.FP32: 1,
@@ -79,19 +79,16 @@ def evaluation(of: EvaluationReport) -> Show:
         console.print()
         rows = [(row.label, f"{row.total:,}", words.percent(row.reference / row.total)) for row in of.classes]
         terminal.table(console, ["class", ">pictures", ">top-1"], rows)
-        terminal.lines(console, words.twin_sentences((of.ran,)), style="yellow")
+        terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
 
     return show
 
 
 def notes(of: Verification) -> list[str]:
     """What a reader must know before believing the table."""
-    each: tuple[Ran, ...] = (of.reports[0].reference, *(report.candidate for report in of.reports))
-    sentences = words.twin_sentences(each)
+    sentences = words.ran_sentences([of.reports[0].reference, *(report.candidate for report in of.reports)])
     for report in of.reports:
         ran = report.candidate
-        if ran.kind == "onnx" and ran.form is GraphForm.TENSORRT and ran.device == "cpu":
-            sentences.append(f"{ran.file} is written for TensorRT: {ran.backend} imitates it exactly, but slowly, on the CPU.")
         if report.trained_on or report.calibrated_on:
             made = "trained" if report.trained_on else "calibrated"
             sentences.append(f"{ran.file} was {made} on pictures of {report.pictures.location}: these figures flatter it.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.statistics import Interval, PairedDifference, Rate
+from alexnet_deploy.types import GraphForm
 
 NONE = "–"
 
@@ -81,13 +84,17 @@ def ran_on(ran: Ran) -> str:
     return f"{ran.backend}{where}{' (twin)' if ran.twin_of else ''}"
 
 
-def twin_sentences(each: tuple[Ran, ...]) -> list[str]:
-    """One sentence for each plan that did not run itself."""
-    return [
-        f"{ran.file} did not run itself: no usable GPU here. Its twin {ran.running} ran in its stead, on {ran.backend}."
-        for ran in dict.fromkeys(each)
-        if ran.twin_of
-    ]
+def ran_sentences(each: Iterable[Ran]) -> list[str]:
+    """What must be known of how each ran: the plans that did not run themselves, and the graphs that are not meant for here."""
+    sentences = []
+    for ran in dict.fromkeys(each):
+        if ran.twin_of:
+            sentences.append(
+                f"{ran.file} did not run itself: no usable GPU here. Its twin {ran.running} ran in its stead, on {ran.backend}."
+            )
+        elif ran.kind == "onnx" and ran.form is GraphForm.TENSORRT and ran.device == "cpu":
+            sentences.append(f"{ran.file} is written for TensorRT: {ran.backend} imitates it exactly, but slowly, on the CPU.")
+    return sentences
 
 
 def machine(of: Machine) -> str:
