@@ -147,14 +147,14 @@ def value_types(model: ModelProto) -> dict[str, TypeProto]:
     Raises:
         ModelError: types or shapes in the graph contradict each other.
     """
-    graph = infer_shapes(_without_weights(model)).graph
+    graph = infer_shapes(without_weights(model)).graph
     found = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
     for tensor in model.graph.initializer:
         found[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
     return found
 
 
-def _without_weights(model: ModelProto) -> ModelProto:
+def without_weights(model: ModelProto) -> ModelProto:
     """The same graph with large initialisers as inputs of their type: shape inference copies the model, weights and all."""
     light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     light.graph.name = model.graph.name

@@ -6,12 +6,14 @@ A model file is somebody's data: what it declares (sizes, places of other files)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, Message
-from onnx import ModelProto, TensorProto, external_data_helper
+from google.protobuf.message import DecodeError, EncodeError, Message
+from onnx import ModelProto, TensorProto, external_data_helper, helper
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import ArtifactCorrupt, InputError, ModelError
@@ -24,6 +26,11 @@ MAX_FILE_BYTES = (2 << 30) - 1  # protobuf's own limit for one message
 MAX_TENSOR_ELEMENTS = 1 << 28  # 1 GiB of float32 a picture: ten times the largest tensor of any classifier in use
 _OLDEST_OPSET = 7
 _MAX_NAME = 500
+# A byte or more an element; 4-bit types are packed.
+_PLAIN_TYPES = frozenset(
+    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT8E4M3FN}
+    | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
+)
 
 
 def load_graph(path: str | Path) -> ModelProto:
@@ -73,12 +80,29 @@ def check(model: ModelProto) -> None:
         raise ModelError("the graph has sparse weights", expected="dense weights")
     for tensor in model.graph.initializer:
         _check_size(tensor.name, tuple(tensor.dims))
+        if not _holds_its_shape(tensor):
+            _checked(onnx.checker.check_tensor, tensor)
+    # The checker copies what it checks: weights, which are checked by now, are left out.
+    light = edit.without_weights(model)
+    _checked(onnx.checker.check_model, light)
+    for value in edit.infer_shapes(light, strict=True).graph.value_info:
+        _check_size(value.name, edit.dims(value.type) or ())
+
+
+def _checked(check: Callable[[Any], None], part: ModelProto | TensorProto) -> None:
     try:
-        onnx.checker.check_model(model)
+        check(part)
     except Exception as error:  # ValidationError, and whatever else a mangled graph makes the C++ side raise
         raise ModelError(f"the ONNX checker refuses it: {edit.first_line(error)}", expected="a sound ONNX graph") from error
-    for value in edit.infer_shapes(model, strict=True).graph.value_info:
-        _check_size(value.name, edit.dims(value.type) or ())
+
+
+def _holds_its_shape(tensor: TensorProto) -> bool:
+    """Whether plain raw data is as long as type and shape say: all that the checker would ask of it, without a copy."""
+    fields = {field.name for field, _ in tensor.ListFields()}
+    if fields - {"name", "dims", "data_type", "raw_data", "doc_string"} or tensor.data_type not in _PLAIN_TYPES:
+        return False
+    itemsize = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return bool(len(tensor.raw_data) == math.prod(tensor.dims) * itemsize)
 
 
 def save_graph(model: ModelProto, path: str | Path, manifest: Manifest) -> Artifact:
@@ -97,9 +121,11 @@ def save_graph(model: ModelProto, path: str | Path, manifest: Manifest) -> Artif
     check(model)
     given, result, kind = describe(model)
     manifest = replace(manifest, kind="onnx", input=given, output=result, output_kind=kind, layers=layer_precisions(model))
-    if model.ByteSize() > MAX_FILE_BYTES:
-        raise ModelError(f"the graph has {model.ByteSize():,} bytes", expected="an ONNX file of at most 2 GB")
-    return write_artifact(path, manifest, model.SerializeToString(deterministic=True))
+    try:
+        content = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:  # over protobuf's 2 GB
+        raise ModelError(f"the graph cannot be written ({error})", expected="an ONNX file of at most 2 GB") from error
+    return write_artifact(path, manifest, content)
 
 
 def strip_metadata(model: ModelProto) -> None:
