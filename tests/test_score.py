@@ -63,7 +63,7 @@ def run(model: Path, source: str | Path, output: str | Path, **options: Any) -> 
 
 def results(output: str | Path, kind: str = "part") -> dict[str, dict[str, Any]]:
     """Every row by its picture; fails when a picture stands there twice."""
-    files = fsspec.open_files(f"{output}/{'rejects/' if kind == 'rejects' else ''}part-*.parquet", "rb")
+    files = fsspec.open_files(f"{output}/{'_rejects/' if kind == 'rejects' else ''}part-*.parquet", "rb")
     rows: list[dict[str, Any]] = []
     for file in files:
         with file as opened:
@@ -86,6 +86,13 @@ def test_every_picture_gets_the_class_that_runtime_gives_it(model: Path, photos:
             assert (row["label"], row["probability"]) == (expected.label, pytest.approx(expected.probability, rel=1e-5))
             assert row["class"] == int(row["label"])
             assert row["model"] == read_manifest(model).sha256
+
+
+def test_the_output_as_a_whole_is_one_table(model: Path, photos: Path, tmp_path: Path) -> None:
+    run(model, photos, tmp_path / "out")
+    table = pyarrow.parquet.read_table(tmp_path / "out")
+    assert table.num_rows == 23
+    assert table.column_names == ["picture", "label", "class", "probability", "model"]
 
 
 def test_what_cannot_be_read_is_rejected_with_the_reason(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -292,7 +299,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_no_half_part(model: Path, pho
     assert done.returncode == 2
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["score.json"]
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["_score.json"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def scored(report: ScoreReport) -> Show:
             ),
         ]
         if report.rejected:
-            pairs.append(("rejected", f"{report.rejected:,} pictures; the reasons are in {report.output.rstrip('/')}/rejects"))
+            pairs.append(("rejected", f"{report.rejected:,} pictures; the reasons are in {report.output.rstrip('/')}/_rejects"))
         facts(console, pairs)
 
     return show

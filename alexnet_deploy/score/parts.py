@@ -1,8 +1,10 @@
 """What is scored: a folder of Parquet, one part a shard, each there in full or not at all.
 
-OUTPUT/score.json               which work and which model the parts are of
+OUTPUT/_score.json              which work and which model the parts are of
 OUTPUT/part-00000042.parquet    picture, label, class, probability, model
-OUTPUT/rejects/part-...         picture, reason
+OUTPUT/_rejects/part-...        picture, reason
+
+Readers of Parquet folders (pyarrow, Spark, DuckDB) pass over names that begin with _, so that OUTPUT as a whole is one table.
 
 A shard's rejects are written before its part, and the part is what counts: a process that dies between the two writes both
 again, under the same names.
@@ -27,7 +29,7 @@ import pyarrow.parquet
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError
 from alexnet_deploy.manifest import replacing
 
-RECORD = "score.json"
+RECORD = "_score.json"
 _PART = re.compile(r"part-(\d{8})\.parquet")
 RESULTS = pyarrow.schema(
     [
@@ -118,7 +120,7 @@ class Output:
         return self.done()
 
     def record(self) -> Record | None:
-        """What is written in score.json, or None. Raises ArtifactCorrupt."""
+        """What is written in _score.json, or None. Raises ArtifactCorrupt."""
         try:
             content = self._filesystem.cat_file(self._path(RECORD))
         except FileNotFoundError:
@@ -138,7 +140,7 @@ class Output:
         """Writes a shard's part, its rejects first."""
         if rejects:
             self._write(
-                f"rejects/{_name(number)}",
+                f"_rejects/{_name(number)}",
                 _parquet(REJECTS, [[r.picture for r in rejects], [r.reason for r in rejects]]),
             )
         columns: list[list[Any]] = [
