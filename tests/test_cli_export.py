@@ -145,8 +145,16 @@ def test_inspect_draws_every_layer_that_computes(folder: Path, tmp_path: Path) -
     assert "Conv + Relu" in target.read_text("utf-8")
 
 
-def test_a_drawing_needs_a_graph(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_traced_to_be_drawn(folder: Path, tmp_path: Path) -> None:
     result = call("inspect", folder / "net.safetensors", "--svg", tmp_path / "net.svg")
+    assert result.exit_code == 0
+    assert "multiply-adds" in result.stdout
+    assert "classifier.6" in (tmp_path / "net.svg").read_text("utf-8")
+
+
+def test_a_plan_cannot_be_drawn(tmp_path: Path) -> None:
+    (tmp_path / "net.plan").write_bytes(b"vtrt" + bytes(100))
+    result = call("inspect", tmp_path / "net.plan", "--svg", tmp_path / "net.svg")
     assert result.exit_code == 2
     assert "alexnet-deploy export" in result.stderr
     assert not (tmp_path / "net.svg").exists()

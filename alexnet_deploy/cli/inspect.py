@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw the layers, to scale.")
-def command(artifact: Path, svg: Path | None) -> Result:
+@click.option("--layers", is_flag=True, help="Of a checkpoint: trace it, to tell shapes and multiply-adds. Needs PyTorch.")
+def command(artifact: Path, svg: Path | None, layers: bool) -> Result:
     """Show what is in an artifact, without running it.
 
     Manifest, layers with their shapes, parameters, multiply-adds and precision, and the header of a plan. Files without a
@@ -32,9 +33,25 @@ def command(artifact: Path, svg: Path | None) -> Result:
     from alexnet_deploy.report.inspection import inspected
 
     found = inspect(artifact)
+    if found.kind == "checkpoint" and (layers or svg is not None):
+        found = _traced(found)
     if svg is not None:
         _draw(found, svg)
     return Result(found, inspected(found))
+
+
+def _traced(found: Inspection) -> Inspection:
+    """With the graph that a checkpoint would be exported as."""
+    from dataclasses import replace
+
+    from alexnet_deploy.export import to_onnx
+    from alexnet_deploy.extras import extra
+    from alexnet_deploy.onnx_graph.statistics import statistics
+
+    with extra("train", "tracing a checkpoint"):
+        from training import checkpoint
+    model, source = checkpoint.load(found.path)
+    return replace(found, graph=statistics(to_onnx(model, (2, *source.manifest.preprocess.input_shape))))
 
 
 def _draw(found: Inspection, target: Path) -> None:

@@ -26,7 +26,8 @@ def inspected(found: Inspection) -> terminal.Show:
             library = found.header.library or "not a plan's usual first bytes"
             facts.append(("plan header", f"{library} {found.header.version}".strip()))
         if found.graph is not None:
-            facts += _graph(found.graph)
+            facts += _file(found.graph) if found.kind == "onnx" else []
+            facts += _work(found.graph)
         if found.tensors:
             total = sum(tensor.parameters for tensor in found.tensors)
             facts.append(("parameters", f"{total:,} in {words.count(len(found.tensors), 'tensor')}"))
@@ -79,11 +80,16 @@ def _manifest(of: Manifest) -> list[tuple[str, terminal.Cell]]:
     return facts
 
 
-def _graph(of: GraphStatistics) -> list[tuple[str, terminal.Cell]]:
+def _file(of: GraphStatistics) -> list[tuple[str, terminal.Cell]]:
     return [
         ("opset", str(of.opset)),
         ("operators", ", ".join(f"{count} {op}" for op, count in of.ops.items())),
         ("parameters", f"{of.parameters:,} ({words.size(of.parameter_bytes)})"),
+    ]
+
+
+def _work(of: GraphStatistics) -> list[tuple[str, terminal.Cell]]:
+    return [
         ("multiply-adds", f"{of.multiply_adds:,} a picture"),
         ("activations", f"at most {words.size(of.peak_bytes)} at a time, a picture"),
     ]
