@@ -192,6 +192,23 @@ def test_overload_is_shed_while_what_is_accepted_keeps_its_latency(model: Path, 
         assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
 
 
+def test_grpc_sheds_too_and_says_when_to_come_back(model: Path, slow_engine: float) -> None:
+    aio = pytest.importorskip("tritonclient.grpc.aio")
+    import tritonclient.grpc as grpc
+
+    async def main(address: str) -> list[object]:
+        tensor = grpc.InferInput("input", ROW.shape, "FP32")
+        tensor.set_data_from_numpy(ROW)
+        async with aio.InferenceServerClient(address) as client:
+            return await asyncio.gather(*(client.infer("shoes", [tensor]) for _ in range(60)), return_exceptions=True)
+
+    with serving(model, max_batch=1, max_wait_s=0.1, grpc_port=0) as server:
+        answers = asyncio.run(main(server.grpc_address))
+    refused = [a for a in answers if isinstance(a, Exception)]
+    assert 0 < len(refused) < 60
+    assert all("StatusCode.UNAVAILABLE" in str(a) and "pictures wait already" in str(a) for a in refused)
+
+
 def test_a_client_that_hangs_up_is_not_computed_for(model: Path, slow_engine: float) -> None:
     with serving(model, max_batch=1, max_wait_s=60) as server:
         host, _, port = server.http_url.removeprefix("http://").partition(":")
