@@ -7,7 +7,6 @@ import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Whatever changes speed or numbers. Packages that are not installed are left out.
@@ -88,6 +87,8 @@ def _memory_bytes() -> int:
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version  # here, because it is slow to import, and Runtime does without
+
     found = {}
     for package in packages:
         try:

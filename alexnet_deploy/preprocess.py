@@ -11,21 +11,23 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
+
+# Pillow is imported by the functions that need it: an application that sends float batches starts without it.
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Batch = npt.NDArray[np.float32]
 
 MAX_PICTURE_PIXELS = 100_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 
 def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels:
@@ -43,6 +45,8 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels
     Raises:
         PictureError: missing, truncated, no picture, or over 100 million pixels (a decompression bomb).
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     name = str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>"
     try:
         with warnings.catch_warnings():
@@ -98,7 +102,9 @@ def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
     height, width = pixels.shape[:2]
     if (height, width) == (recipe.height, recipe.width):
         return pixels
-    how = _FILTERS[recipe.interpolation]
+    from PIL import Image
+
+    how = Image.Resampling[recipe.interpolation.upper()]
     picture = Image.fromarray(pixels)
     if recipe.resize is None:
         return np.asarray(picture.resize((recipe.width, recipe.height), how))
@@ -164,6 +170,8 @@ def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16-bit greyscale; "I" is how Pillow opens some of them
         wide = np.asarray(picture).astype(np.int64)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
