@@ -1,0 +1,218 @@
+"""Our INT8 beside that of onnxruntime's quantiser, NNCF and modelopt: same model, same pictures.
+
+    python benchmarks/quantization/compare.py --data photos10                     # trains an AlexNet first
+    python benchmarks/quantization/compare.py --data photos10 --model alexnet.onnx --python nncf=/path/to/its/python
+
+--data is a folder with train/ and val/, one subfolder a class in each. NNCF and modelopt pin other versions of what we use: give
+each a virtual environment with `pip install nncf onnx onnxruntime pillow msgspec` (or nvidia-modelopt[onnx]) and name its python.
+
+The TensorRT form is evaluated as its Q/DQ graph is written, with float between them; the CPU form in onnxruntime's integer
+kernels on this machine. Written to benchmarks/results/: a table (.md), everything (.json) and a plot (.svg).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+import alexnet_deploy
+from alexnet_deploy.answers import truth
+from alexnet_deploy.calibration import feeds
+from alexnet_deploy.machine import Machine
+from alexnet_deploy.manifest import Artifact, to_builtins
+from alexnet_deploy.onnx_session import GraphRunner
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.report import words
+from alexnet_deploy.sensitivity import Logits, agreement, sqnr_db
+from alexnet_deploy.statistics import paired_difference, wilson
+from alexnet_deploy.types import BatchRange
+
+RUNS = (
+    ("ours", "auto", "tensorrt"),
+    ("onnxruntime", "minmax", "tensorrt"),
+    ("onnxruntime", "entropy", "tensorrt"),
+    ("onnxruntime", "percentile", "tensorrt"),
+    ("modelopt", "max", "tensorrt"),
+    ("modelopt", "entropy", "tensorrt"),
+    ("ours", "auto", "cpu"),
+    ("onnxruntime", "minmax", "cpu"),
+    ("onnxruntime", "entropy", "cpu"),
+    ("onnxruntime", "percentile", "cpu"),
+    ("nncf", "default", "cpu"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One quantiser's result; fractions and decibels over the evaluation pictures."""
+
+    tool: str
+    method: str
+    form: str
+    version: str = ""
+    problem: str = ""
+    top1: float = float("nan")
+    drop_points: float = float("nan")
+    drop_low: float = float("nan")
+    drop_high: float = float("nan")
+    agreement: float = float("nan")
+    agreement_low: float = float("nan")
+    agreement_high: float = float("nan")
+    sqnr_db: float = float("nan")
+    peak_mb: float = float("nan")
+    seconds: float = float("nan")
+
+
+def train_model(data: Path, folder: Path) -> Path:
+    from alexnet_deploy.export import export
+    from training import checkpoint
+    from training.train import TrainSettings, train
+
+    made = train(TrainSettings(data=str(data / "train"), width=0.5, input_size=112, epochs=15), folder / "alexnet.safetensors")
+    model, source = checkpoint.load(made.artifact.path)
+    return export(model, source, folder / "alexnet.onnx", batch=BatchRange()).artifact.path
+
+
+def quantise(python: str, run: tuple[str, str, str], model: Path, data: Path, count: int, out: Path) -> dict[str, float | str]:
+    """Raises CalledProcessError with what the tool printed."""
+    script = Path(__file__).with_name("quantisers.py")
+    home = str(Path(alexnet_deploy.__file__).parents[1])
+    command = [python, str(script), *run, str(model), str(data / "train"), str(count), str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home})
+    result: dict[str, float | str] = json.loads(done.stdout[done.stdout.rindex("{") :])
+    return result
+
+
+def answers(graph: Path, model: Artifact, pictures: PictureSet, *, integer_kernels: bool) -> Logits:
+    import onnx
+
+    runner = GraphRunner(onnx.load(str(graph)), integer_kernels=integer_kernels)
+    return np.concatenate([runner.run(feed)[0][:rows] for feed, rows in feeds(pictures, model.manifest, 16)]).astype(np.float32)
+
+
+def judged(run: tuple[str, str, str], cost: dict[str, float | str], reference: Logits, own: Logits, labels: np.ndarray) -> Row:
+    right, now = (logits.argmax(axis=1) == labels for logits in (reference, own))
+    pairs = paired_difference(
+        int((right & now).sum()), int((right & ~now).sum()), int((~right & now).sum()), int((~right & ~now).sum())
+    )
+    same = wilson(int((reference.argmax(axis=1) == own.argmax(axis=1)).sum()), len(labels))
+    return Row(
+        tool=run[0],
+        method=run[1],
+        form=run[2],
+        version=str(cost["version"]),
+        top1=float(now.mean()),
+        drop_points=100 * pairs.drop,
+        drop_low=100 * pairs.interval.low,
+        drop_high=100 * pairs.interval.high,
+        agreement=agreement(reference, own),
+        agreement_low=same.low,
+        agreement_high=same.high,
+        sqnr_db=sqnr_db(reference, own),
+        peak_mb=float(cost["peak_mb"]),
+        seconds=float(cost["seconds"]),
+    )
+
+
+def table(rows: list[Row], top1: float, pictures: int, calibration: int, machine: Machine) -> str:
+    lines = [
+        f"# INT8 quantisers on one AlexNet, {date.today()}",
+        "",
+        f"FP32 top-1 {words.percent(top1)} on {pictures} pictures; calibrated on {calibration}. 95 % intervals in brackets.",
+        "The TensorRT form as its Q/DQ graph is written; the CPU form in onnxruntime's integer kernels.",
+        "",
+        "| form | quantiser | method | top-1 | drop, points | agreement with FP32 | SQNR dB | peak MB | seconds |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for r in rows:
+        name = f"| {r.form} | {r.tool} {r.version} | {r.method} |"
+        if r.problem:
+            lines.append(f"{name} {r.problem} | | | | | |")
+            continue
+        lines.append(
+            f"{name} {words.percent(r.top1)} | {r.drop_points:+.1f} [{r.drop_low:+.1f}, {r.drop_high:+.1f}]"
+            f" | {words.percent(r.agreement)} [{100 * r.agreement_low:.1f}, {100 * r.agreement_high:.1f}]"
+            f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {r.seconds:.0f} |"
+        )
+    return "\n".join([*lines, "", words.machine(machine), ""])
+
+
+def plot(rows: list[Row]) -> str:
+    """Agreement with FP32 and its interval, a line each: plain SVG that any viewer and any page shows."""
+    shown = [r for r in rows if not r.problem]
+    low = min(r.agreement_low for r in shown)
+
+    def x(value: float) -> float:
+        return 260 + 420 * (value - low) / max(1 - low, 1e-9)
+
+    height = 60 + 26 * len(shown)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" font-family="sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        '<text x="10" y="22" font-size="15">Agreement with FP32 (top-1), 95 % interval</text>',
+    ]
+    for number, row in enumerate(shown):
+        y = 52 + 26 * number
+        colour = "#1f6feb" if row.tool == "ours" else "#888"
+        ends = f'x1="{x(row.agreement_low):.1f}" x2="{x(row.agreement_high):.1f}" y1="{y}" y2="{y}"'
+        parts += [
+            f'<text x="10" y="{y + 4}">{row.form}: {row.tool} {row.method}</text>',
+            f'<line {ends} stroke="{colour}" stroke-width="3"/>',
+            f'<circle cx="{x(row.agreement):.1f}" cy="{y}" r="5" fill="{colour}"/>',
+            f'<text x="695" y="{y + 4}">{words.percent(row.agreement)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/")
+    parser.add_argument("--model", type=Path, help="an exported or adopted FP32 graph; one is trained otherwise")
+    parser.add_argument("--count", type=int, default=384, help="calibration pictures")
+    parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH", help="the environment of a tool")
+    parser.add_argument("--only", default="", help="tools to run, with commas between")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    given = parser.parse_args()
+    pythons = dict(entry.split("=", 1) for entry in given.python)
+    pictures = PictureSet.open(given.data / "val")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = Artifact.open(given.model or train_model(given.data, folder))
+        labels = truth(pictures, model.manifest)
+        reference = answers(model.path, model, pictures, integer_kernels=False)
+        for run in RUNS:
+            if given.only and run[0] not in given.only.split(","):
+                continue
+            out = folder / f"{'-'.join(run)}.onnx"
+            print("running", *run, file=sys.stderr, flush=True)
+            try:
+                cost = quantise(pythons.get(run[0], sys.executable), run, model.path, given.data, given.count, out)
+                own = answers(out, model, pictures, integer_kernels=run[2] == "cpu")
+                rows.append(judged(run, cost, reference, own, labels))
+            except subprocess.CalledProcessError as error:
+                last = (error.stderr.strip().splitlines() or ["failed"])[-1]
+                rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=f"did not run: {last[:120]}"))
+    machine = Machine.here()
+    top1 = float((reference.argmax(axis=1) == labels).mean())
+    text = table(rows, top1, len(pictures), given.count, machine)
+    given.out.mkdir(parents=True, exist_ok=True)
+    stem = given.out / f"quantization-{date.today()}"
+    facts = {"fp32_top1": top1, "pictures": len(pictures), "calibration": given.count, "machine": to_builtins(machine)}
+    stem.with_suffix(".json").write_text(json.dumps({**facts, "rows": [asdict(r) for r in rows]}, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(text)
+    stem.with_suffix(".svg").write_text(plot(rows))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
