@@ -210,10 +210,11 @@ class _Scale:
     def linear(
         cls, low: float, high: float, *, left: float = _EDGE, right: float = WIDTH - _EDGE, padded: bool = False
     ) -> _Scale:
-        spread = (high - low) or abs(high) or 1.0
+        if high - low <= max(1e-30, 1e-9 * max(abs(low), abs(high))):  # nothing to tell apart
+            high = low + (abs(low) if abs(low) > 1e-20 else 1.0)
         if padded:
-            low, high = low - 0.06 * spread, high + 0.06 * spread
-        return cls(low, high if high > low else low + spread, left, right)
+            low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+        return cls(low, high, left, right)
 
     @classmethod
     def logarithmic(cls, low: float, high: float, *, left: float = _EDGE, right: float = WIDTH - _EDGE) -> _Scale:
