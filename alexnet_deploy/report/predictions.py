@@ -26,7 +26,7 @@ def predictions(of: PredictionReport) -> Show:
                     for picture in sound
                 ],
             )
-        terminal.lines(console, words.twin_sentences((of.ran,)), style="yellow")
+        terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
         if sound and of.seconds > 0:
             rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included"
             terminal.lines(console, [f"{words.count(len(sound), 'picture')} by {words.ran_on(of.ran)}: {rate}"], style="dim")
