@@ -341,3 +341,9 @@ def test_training_stops_when_it_gets_no_better_and_keeps_the_best(settings: Trai
     assert training is not None
     assert training.epochs_done == best
     assert training.figures["validation_accuracy"] == max(accuracies)
+
+
+def test_another_suffix_is_refused_before_anything_is_trained(settings: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="safetensors"):
+        train(settings, tmp_path / "m.pth", progress=stop_after(1))
+    assert not list(tmp_path.iterdir())

@@ -44,9 +44,7 @@ def save(
     Raises:
         InputError: the path has another suffix, or the recipe does not fit the model.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} does not end in .safetensors", expected="a checkpoint's name, such as alexnet.safetensors")
+    path = checkpoint_path(path)
     if preprocess.layout != "nchw" or preprocess.channels != 3:
         raise InputError(f"preprocessing to {preprocess.input_shape}", expected="3 channels, in the layout nchw")
     manifest = Manifest(
@@ -64,6 +62,14 @@ def save(
     )
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     return write_artifact(path, manifest, lambda temporary: save_file(weights, temporary))
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """`path` as a Path. Raises InputError unless it ends in .safetensors."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} does not end in .safetensors", expected="a checkpoint's name, such as alexnet.safetensors")
+    return path
 
 
 def load(path: str | Path) -> tuple[AlexNet, Artifact]:

@@ -1,6 +1,6 @@
 """Training steps a second against a plain PyTorch loop over the same model, on the CPU, in turns.
 
-    python benchmarks/training.py            about 3 minutes; writes benchmarks/results/training-cpu.json
+    python benchmarks/training_speed.py            about 3 minutes; writes benchmarks/results/training-cpu.json
 
 The plain loop is what tutorials write: NCHW, eager, the unfused optimiser, one batch of random pictures that is in memory
 already. Ours reads, crops and normalises its pictures as `train` does, and saves no state meanwhile.
