@@ -29,7 +29,7 @@ Rounding = Callable[[Float64], Float64]
 BLOCK = 1024
 _POSITIONS = 48  # of a convolution, taken from each picture, evenly spread
 _DAMPING = 0.01  # of the mean second moment, added to the diagonal: there are fewer pictures than inputs
-_LAZY = 128  # columns whose effect on later ones is gathered into one matrix product
+_LAZY = 128  # inputs whose effect on later ones is gathered into one matrix product
 
 
 class Moments:
@@ -101,18 +101,18 @@ def _compensated(rows: Float64, moment: Float64, rounding: Rounding) -> Float64:
     order = np.argsort(-power, kind="stable")
     damped = moment[np.ix_(order, order)] + _DAMPING * power.mean() * np.eye(len(moment))
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper: row i says how later inputs make up for input i
-    left = rows[:, order]
+    left = np.ascontiguousarray(rows[:, order].T)  # (inputs, outputs): one input's weights lie side by side
     done = np.empty_like(left)
     for start in range(0, len(order), _LAZY):
         stop = min(start + _LAZY, len(order))
-        errors = np.empty((len(rows), stop - start))
+        errors = np.empty((stop - start, len(rows)))
         for i in range(start, stop):
-            done[:, i] = rounding(left[:, i])
-            errors[:, i - start] = (left[:, i] - done[:, i]) / factor[i, i]
-            left[:, i + 1 : stop] -= np.outer(errors[:, i - start], factor[i, i + 1 : stop])
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    result = np.empty_like(done)
-    result[:, order] = done
+            done[i] = rounding(left[i])
+            errors[i - start] = (left[i] - done[i]) / factor[i, i]
+            left[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], errors[i - start])
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    result = np.empty_like(rows)
+    result[:, order] = done.T
     return result
 
 

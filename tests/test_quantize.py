@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from alexnet_deploy.build import build
 from alexnet_deploy.calibration import Calibration, calibrate, logits, relative_error
 from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.machine import has_vnni
@@ -14,7 +15,7 @@ from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_session import GraphRunner, fused_operators
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantize import quantize
-from alexnet_deploy.types import GraphForm, Precision
+from alexnet_deploy.types import Flavour, GraphForm, Precision
 from tests.small_nets import alexnet_like, artifact_of, branching
 
 NETS = {"alexnet": alexnet_like, "branching": branching}
@@ -88,6 +89,15 @@ def test_the_tensorrt_form_keeps_to_what_tensorrt_accepts(model: Artifact, calib
         assert constants[node.input[1]].dtype == np.float16
     quantised = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert len(quantised) == len(set(quantised))  # one pair where several layers read the same tensor
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8])
+def test_tensorrt_builds_a_plan_of_it(model: Artifact, calibration: Calibration, precision: Precision, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="builds a real plan")
+    graph = quantize(model, tmp_path / "q.onnx", precision, calibration=calibration)
+    plan = build(graph, tmp_path / "q.plan", flavour=Flavour.TENSORRT_RTX).artifact
+    assert plan.manifest.precision is precision
+    assert plan.manifest.size_bytes > 10_000
 
 
 def test_the_cpu_form_runs_in_integer_kernels_throughout(tmp_path: Path) -> None:
