@@ -70,17 +70,17 @@ class Client:
         )
         self._request = head.encode() + body
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self.open = 0
+        self._open = 0
 
     async def ask(self, answers: Answers) -> int:
-        if not self._idle and self.open >= MOST_CONNECTIONS:
+        if not self._idle and self._open >= MOST_CONNECTIONS:
             answers.late += 1
             return 0
         start = time.perf_counter()
         if self._idle:
             reader, writer = self._idle.pop()
         else:
-            self.open += 1
+            self._open += 1
             reader, writer = await asyncio.open_connection(self._host, self._port)
         writer.write(self._request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -92,8 +92,11 @@ class Client:
         return status
 
     def close(self) -> None:
+        """Closes idle connections; to be called before a pause too, which the server would not wait out."""
         for _, writer in self._idle:
             writer.close()
+        self._open -= len(self._idle)
+        self._idle.clear()
 
 
 async def closed_loop(client: Client, seconds: float) -> Answers:
@@ -143,6 +146,7 @@ async def one_round(client: Client, address: str, runtime: Runtime, pictures: np
     start = time.perf_counter()
     answers = await closed_loop(client, seconds)
     passed = time.perf_counter() - start
+    client.close()
     more_rows, more_calls = statistics(address)
     batch = round((more_rows - rows) / (more_calls - calls))
     accepted = answers.latencies.get(200, [])
@@ -184,9 +188,9 @@ def statistics(address: str) -> tuple[int, int]:
     return said["inference_count"], said["execution_count"]
 
 
-def start_server(model: Path) -> tuple[subprocess.Popen[str], str]:
+def start_server(model: Path, max_wait: str) -> tuple[subprocess.Popen[str], str]:
     command = [str(Path(sys.executable).with_name("alexnet-deploy")), "serve", f"model={model}", "--port", "0", "--no-grpc"]
-    command += ["--max-delay", f"{MAX_DELAY_MS}ms"]
+    command += ["--max-delay", f"{MAX_DELAY_MS}ms", "--max-wait", max_wait]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"})
     assert process.stderr is not None
     for line in process.stderr:
@@ -195,7 +199,7 @@ def start_server(model: Path) -> tuple[subprocess.Popen[str], str]:
     raise SystemExit("the server did not start")
 
 
-def measure(model: Path, seconds: float) -> dict[str, object]:
+def measure(model: Path, seconds: float, max_wait: str) -> dict[str, object]:
     with Runtime(model) as runtime:
         size = (runtime.recipe.height, runtime.recipe.width)
         name = runtime.running.manifest.input.name
@@ -214,7 +218,7 @@ def measure(model: Path, seconds: float) -> dict[str, object]:
                 "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
             }
         ).encode()
-        process, address = start_server(model)
+        process, address = start_server(model, max_wait)
         try:
 
             async def load() -> tuple[list[Round], Answers, float, Answers]:
@@ -224,6 +228,7 @@ def measure(model: Path, seconds: float) -> dict[str, object]:
                 per_s = float(np.median([r.served_per_s for r in rounds]))
                 single_ms = [single_p50_ms(runtime, pictures[:1])]
                 half = await open_loop(client, per_s / 2, seconds)
+                client.close()
                 single_ms.append(single_p50_ms(runtime, pictures[:1]))
                 over = await open_loop(client, OVERLOAD * per_s, seconds / 2)
                 client.close()
@@ -257,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="an artifact; an untrained full-size AlexNet when none is given")
     parser.add_argument("--seconds", type=float, default=15.0, help="a measurement")
+    parser.add_argument("--max-wait", default="250ms", help="of the server; a slow machine needs more to form batches")
     parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/serving.json"))
     arguments = parser.parse_args()
@@ -266,11 +272,12 @@ def main() -> None:
             from calibration_cost import make_model
 
             arguments.model = make_model(Path(folder))
-        figures = measure(arguments.model, arguments.seconds)
+        figures = measure(arguments.model, arguments.seconds, arguments.max_wait)
     result = {
         "machine": to_builtins(Machine.here()),
         "load_average_1min": round(os.getloadavg()[0], 1),
         "note": arguments.note,
+        "max_wait": arguments.max_wait,
         **figures,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
