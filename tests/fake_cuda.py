@@ -314,6 +314,9 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, *self.get_tensor_shape(name)[1:]) for n in (self.batch.min, self.batch.opt, self.batch.max)]
 
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda form: '{"Layers": ["matrix product"]}')
+
     def create_runtime_config(self) -> Any:
         return SimpleNamespace(create_runtime_cache=FakeKernels, set_runtime_cache=lambda cache: True)
 
