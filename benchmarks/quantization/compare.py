@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ import alexnet_deploy
 from alexnet_deploy.answers import truth
 from alexnet_deploy.calibration import feeds
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, to_builtins
+from alexnet_deploy.manifest import Artifact, manifest_path, to_builtins
 from alexnet_deploy.onnx_session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.report import words
@@ -84,9 +85,13 @@ def train_model(data: Path, folder: Path) -> Path:
 
 def quantise(python: str, run: tuple[str, str, str], model: Path, data: Path, count: int, out: Path) -> dict[str, float | str]:
     """Raises CalledProcessError with what the tool printed."""
+    own = out.parent / out.stem  # a copy for each: modelopt rewrites the graph that it is given
+    own.mkdir()
+    for file in (model, manifest_path(model)):
+        shutil.copy(file, own)
     script = Path(__file__).with_name("quantisers.py")
     home = str(Path(alexnet_deploy.__file__).parents[1])
-    command = [python, str(script), *run, str(model), str(data / "train"), str(count), str(out)]
+    command = [python, str(script), *run, str(own / model.name), str(data / "train"), str(count), str(out)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home})
     result: dict[str, float | str] = json.loads(done.stdout[done.stdout.rindex("{") :])
     return result
@@ -200,7 +205,7 @@ def main() -> None:
                 own = answers(out, model, pictures, integer_kernels=run[2] == "cpu")
                 rows.append(judged(run, cost, reference, own, labels))
             except subprocess.CalledProcessError as error:
-                last = (error.stderr.strip().splitlines() or ["failed"])[-1]
+                last = next((line for line in reversed(error.stderr.splitlines()) if line.strip()), "failed")
                 rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=f"did not run: {last[:120]}"))
     machine = Machine.here()
     top1 = float((reference.argmax(axis=1) == labels).mean())
