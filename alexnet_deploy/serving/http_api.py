@@ -159,7 +159,7 @@ class HttpApi:
                 "the request is a form", expected="the picture itself as the body", fix="curl --data-binary @picture.jpg"
             )
         query = request.query_params
-        name = query.get("model") or self._repository.models()[0].name if self._repository.models() else ""
+        name = query.get("model") or next((model.name for model in self._repository.models()), "")
         top = _integer(query.get("top", "5"), "top", 1, _MAX_TOP)
         with (
             self._repository.leased(name, query.get("version", "")) as model,
