@@ -38,7 +38,7 @@ Call = Callable[[], object]
 Figures = dict[str, list[float]]
 
 
-def in_turns(calls: dict[str, Call], seconds: float, least: int = 12) -> Figures:
+def in_turns(calls: dict[str, Call], seconds: float, least: int = 12, clock: Callable[[], float] = time.perf_counter) -> Figures:
     """Milliseconds of every call: one untimed and a few timed calls of each in turn, in a new order every round."""
     found: Figures = {name: [] for name in calls}
     order = np.random.default_rng(0)
@@ -48,11 +48,10 @@ def in_turns(calls: dict[str, Call], seconds: float, least: int = 12) -> Figures
             calls[name]()
             turn = time.perf_counter() + 0.03
             while True:
-                begun = time.perf_counter()
+                begun = clock()
                 calls[name]()
-                done = time.perf_counter()
-                found[name].append(1000 * (done - begun))
-                if done > turn:
+                found[name].append(1000 * (clock() - begun))
+                if time.perf_counter() > turn:
                     break
             time.sleep(0.003)
     return found
@@ -184,6 +183,44 @@ def peers(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
     return found
 
 
+def one_thread(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
+    """CPU time (not time on the clock) of the same peers with one thread each: holds on a machine that others load as well."""
+    import onnxruntime
+    import torch
+
+    from training.checkpoint import load
+
+    torch.set_num_threads(1)
+    model, _ = load(models["torch"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    by_default = onnxruntime.InferenceSession(models["ort-default"], options, providers=["CPUExecutionProvider"])
+    found = {}
+    with (
+        Runtime(models["int8"], "cpu", "onnxruntime", threads=1) as int8,
+        Runtime(models["int4"], "cpu", "onnxruntime", threads=1) as int4,
+        Runtime(models["int8"], "cpu", "openvino", threads=1) as openvino,
+        Runtime(models["int4"], "cpu", "openvino", threads=1) as openvino4,
+        Runtime(models["fp32"], "cpu", "onnxruntime", threads=1) as fp32,
+        torch.inference_mode(),
+    ):
+        for count in (1, 8):
+            batch = floats(count)
+            tensor = torch.from_numpy(batch)
+            calls: dict[str, Call] = {
+                "Runtime, INT8": lambda batch=batch: int8.logits(batch),
+                "Runtime, INT8 with 4-bit FC": lambda batch=batch: int4.logits(batch),
+                "Runtime, INT8 on OpenVINO": lambda batch=batch: openvino.logits(batch),
+                "Runtime, 4-bit FC on OpenVINO": lambda batch=batch: openvino4.logits(batch),
+                "Runtime, FP32": lambda batch=batch: fp32.logits(batch),
+                "onnxruntime, its default quantisation": lambda batch=batch: by_default.run(None, {"input": batch}),
+                "PyTorch eager, FP32": lambda tensor=tensor: model(tensor),
+            }
+            found[str(count)] = in_turns(calls, seconds, clock=time.process_time)
+    return found
+
+
 def pixels(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
     """uint8 pictures in, probabilities out, against what people write with numpy before a bare session."""
     bare = session(models["int8"])
@@ -266,7 +303,7 @@ def pictures(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
     return found
 
 
-PARTS = {"overhead": overhead, "peers": peers, "pixels": pixels, "cold": cold, "pictures": pictures}
+PARTS = {"overhead": overhead, "peers": peers, "one_thread": one_thread, "pixels": pixels, "cold": cold, "pictures": pictures}
 
 
 def main() -> None:
@@ -309,11 +346,10 @@ def write_report(kept: dict[str, dict[str, object]]) -> None:
         text += [f"{_machine(machine)}; load average before: {part['load_before']:.1f}.", ""]
         for group, each in figures.items():
             text += [f"**{GROUPS.get(name, '{}').format(group)}**", "", *_table(name, each), ""]
-            if name in ("peers", "pictures"):
+            if name in ("peers", "one_thread", "pictures"):
                 plot = f"runtime-{name}-{group}.svg"
                 marks = [
-                    plots.Mark(label, float(np.median(values)), text=f"{np.median(values):.2f} ms")
-                    for label, values in each.items()
+                    plots.Mark(label, f"{np.median(values):.2f} ms", float(np.median(values))) for label, values in each.items()
                 ]
                 (RESULTS / plot).write_text(_standalone(str(plots.bars(f"{name}, {group}: median ms", marks))))
                 text += [f"![{name}, {group}]({plot})", ""]
@@ -321,6 +357,7 @@ def write_report(kept: dict[str, dict[str, object]]) -> None:
 
 
 GROUPS = {
+    "one_thread": "batch {}",
     "peers": "batch {}",
     "pixels": "batch {}",
     "pictures": "64 JPEGs of {}",
