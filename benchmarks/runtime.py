@@ -336,6 +336,7 @@ def write_report(kept: dict[str, dict[str, object]]) -> None:
         "# Runtime on the CPU",
         "",
         "Full-size AlexNet, 224 px, random weights. Each part was timed in turns in one process: compare within a part only.",
+        "Where the load average before a part is above 1, others used the machine: only one_thread (CPU time) holds well then.",
         "Medians, with the 10th and the 90th percentile, in ms. `python benchmarks/runtime.py` makes all of it again.",
         "",
     ]
