@@ -74,9 +74,12 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for PATH whose `alexnet-deploy` and `python` start at once; see warm.py."""
     folder = tmp_path_factory.mktemp("commands")
     warm, listening = Path(__file__).with_name("warm.py"), folder / "socket"
+    real = Path(sys.executable).with_name("alexnet-deploy")
     for name in ("alexnet-deploy", "python"):
         script = folder / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{warm}" call "{listening}" {name} "$@"\n')
+        # A server is ended by a signal, which has to reach it.
+        serving = f'[ "$1" = serve ] && exec "{real}" "$@"\n' if name == "alexnet-deploy" else ""
+        script.write_text(f'#!/bin/sh\n{serving}exec "{sys.executable}" -S -E "{warm}" call "{listening}" {name} "$@"\n')
         script.chmod(0o755)
     server = [sys.executable, str(warm), "server", str(listening)]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
