@@ -38,7 +38,7 @@ BLOCK = re.compile(
 )
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 TINY = {
-    "TRAIN_EPOCHS": "2",
+    "TRAIN_EPOCHS": "25",
     "TRAIN_WIDTH": "0.05",
     "TRAIN_INPUT_SIZE": "64",
     "TRAIN_BATCH_SIZE": "16",
@@ -74,12 +74,13 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for PATH whose `alexnet-deploy` and `python` start at once; see warm.py."""
     folder = tmp_path_factory.mktemp("commands")
     warm, listening = Path(__file__).with_name("warm.py"), folder / "socket"
-    real = Path(sys.executable).with_name("alexnet-deploy")
-    for name in ("alexnet-deploy", "python"):
+    # A server is ended by a signal, which has to reach it; one line of Python is not worth a fork.
+    as_they_are = {"alexnet-deploy": "serve", "python": "-c"}
+    for name, first_word in as_they_are.items():
         script = folder / name
-        # A server is ended by a signal, which has to reach it.
-        serving = f'[ "$1" = serve ] && exec "{real}" "$@"\n' if name == "alexnet-deploy" else ""
-        script.write_text(f'#!/bin/sh\n{serving}exec "{sys.executable}" -S -E "{warm}" call "{listening}" {name} "$@"\n')
+        real = f'[ "$1" = {first_word} ] && exec "{Path(sys.executable).with_name(name)}" "$@"'
+        warmed = f'exec "{sys.executable}" -S -E "{warm}" call "{listening}" {name} "$@"'
+        script.write_text(f"#!/bin/sh\n{real}\n{warmed}\n")
         script.chmod(0o755)
     server = [sys.executable, str(warm), "server", str(listening)]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
