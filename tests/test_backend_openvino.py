@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +48,34 @@ def test_nothing_is_printed_for_a_broken_file(tmp_path: Path, capfd: pytest.Capt
     with pytest.raises(ArtifactCorrupt, match="cannot load"):
         Runtime(path, backend="openvino")
     assert capfd.readouterr() == ("", "")
+
+
+_THE_STACK_THAT_SIGNALS_RUN_ON = """
+import ctypes, os, signal, sys
+from alexnet_deploy import Runtime
+from alexnet_deploy.backends.openvino import _SignalStack
+
+def start():
+    now = _SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(now))
+    return now.start
+
+before = start()
+first = Runtime(sys.argv[1], backend="openvino")
+second = Runtime(sys.argv[1], backend="openvino")
+assert start() == before, "openvino brought a signal stack of its own"
+first.close()
+second.close()
+assert start() == before, "openvino left a signal stack behind"
+signal.signal(signal.SIGINT, lambda number, frame: print("pressed"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux only")
+def test_ctrl_c_is_safe_after_openvino_has_run(tmp_path: Path) -> None:
+    model = tiny_artifact(tmp_path / "model.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", _THE_STACK_THAT_SIGNALS_RUN_ON, model.path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "pressed\n"), done.stderr

@@ -259,7 +259,11 @@ class TestAnswers:
                 )
 
     @settings(max_examples=50, deadline=None)
-    @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
+    @given(
+        hnp.arrays(
+            np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-(2.0**127), 2.0**127, width=32)
+        )
+    )
     def test_softmax_of_any_finite_logits_is_a_distribution_in_their_order(self, logits: npt.NDArray[np.float32]) -> None:
         with np.errstate(over="ignore"):  # the difference of two numbers near the limits
             found = softmax(logits)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,7 +51,8 @@ class OpenVinoBackend(Backend):
             # Not core.read_model: for a damaged file that tries every other format it knows, each printing its complaint.
             reader = FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(str(artifact.path)))
-            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            with _signal_stack_kept():
+                compiled = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise ArtifactCorrupt(
                 f"openvino cannot load {artifact.path}: {_sentence(error)}", expected="a whole, valid ONNX graph"
@@ -62,7 +67,34 @@ class OpenVinoBackend(Backend):
         return np.array(result[0], np.float32)  # a copy: the request writes its next answer over this one
 
     def close(self) -> None:
-        self._request = None
+        with _signal_stack_kept():
+            self._request = None
+
+
+class _SignalStack(ctypes.Structure):
+    """stack_t of <signal.h> on Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size_bytes", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Puts this thread's alternate signal stack back as it was.
+
+    compile_model (seen in 2026.4.1) sets one of its own, and the model's end brings back the one it had found: with two models
+    closed in the order in which they were opened, that is the first model's, freed by then. Python's signal handlers run on
+    this stack, so the next Ctrl-C would end the process with a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _only(ports: list[Any], what: str, artifact: Artifact) -> TensorSpec:
