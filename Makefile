@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/alexnet-deploy demo
 
 test: install browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .
