@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random as randomness
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import foreign_models
@@ -32,16 +33,10 @@ def fuzz_graphs(seeds: Iterable[int], folder: Path) -> Counter[str]:
             path.write_bytes(damaged(foreign.model.SerializeToString(), random))
         else:
             path.write_bytes(twisted(foreign.model, random).SerializeToString())
-        try:
+        with _typed_errors_only(outcomes, seed):
             artifact = adopt(path, foreign.recipe, output=folder / "adopted.onnx")
             statistics(load_graph(artifact.path))
             outcomes["adopted"] += 1
-        except AlexnetDeployError as error:
-            _check_words(error, seed)
-            outcomes[type(error).__name__] += 1
-        except Exception as error:
-            error.add_note(f"seed {seed}")
-            raise
         assert {p.name for p in folder.iterdir()} <= {"model.onnx", "adopted.onnx", "adopted.onnx.json"}, f"seed {seed}"
     return outcomes
 
@@ -58,19 +53,26 @@ def fuzz_manifests(seeds: Iterable[int], artifact: Artifact) -> Counter[str]:
                 beside.write_bytes(damaged(sound, random))
             else:
                 beside.write_bytes(msgspec.json.encode(twisted_json(msgspec.json.decode(sound), random)))
-            try:
+            with _typed_errors_only(outcomes, seed):
                 inspect(artifact.path)
                 Artifact.open(artifact.path).twin()
                 outcomes["opened"] += 1
-            except AlexnetDeployError as error:
-                _check_words(error, seed)
-                outcomes[type(error).__name__] += 1
-            except Exception as error:
-                error.add_note(f"seed {seed}")
-                raise
     finally:
         beside.write_bytes(sound)
     return outcomes
+
+
+@contextmanager
+def _typed_errors_only(outcomes: Counter[str], seed: int) -> Iterator[None]:
+    """Counts an error of ours by its class, after a look at its words; any other is raised with the seed that found it."""
+    try:
+        yield
+    except AlexnetDeployError as error:
+        _check_words(error, seed)
+        outcomes[type(error).__name__] += 1
+    except Exception as error:
+        error.add_note(f"seed {seed}")
+        raise
 
 
 def _check_words(error: AlexnetDeployError, seed: int) -> None:
