@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_deploy.answers import truth
-from alexnet_deploy.calibration import Calibration, warn_of_overlap
 from alexnet_deploy.errors import DataError, GateMissed
-from alexnet_deploy.layers import choose_skipped
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import UNLABELLED, PictureSet
-from alexnet_deploy.sensitivity import LayerSensitivity, Trials, agreement, measure, top1_change, worst_first
+from alexnet_deploy.quantization.calibration import Calibration, warn_of_overlap
+from alexnet_deploy.quantization.layers import choose_skipped
+from alexnet_deploy.quantization.sensitivity import LayerSensitivity, Trials, agreement, measure, top1_change, worst_first
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
 _SENSITIVITY_PICTURES = 256

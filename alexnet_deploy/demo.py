@@ -10,13 +10,13 @@ from time import perf_counter
 import numpy as np
 
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
-from alexnet_deploy.calibration import observe
 from alexnet_deploy.engine import build_engine
 from alexnet_deploy.layer_error import compare_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.parity import Verification, verify_all
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import observe
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
 

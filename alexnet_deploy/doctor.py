@@ -198,9 +198,9 @@ def _try_torch(found: Probe, name: str) -> None:
 
 def _try_tensorrt(found: Probe, name: str) -> None:
     """Whether the library starts and builds; and, with a GPU, whether its runtime starts and CUDA can be called."""
-    from alexnet_deploy import trt_bindings
+    from alexnet_deploy.trt import adapter
 
-    library = trt_bindings.load(Flavour(name))
+    library = adapter.load(Flavour(name))
     if library.portable or gpus():
         found.builds = library.trt.Builder(library.logger) is not None
     if not gpus():

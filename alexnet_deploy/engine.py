@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet_deploy import trt_bindings
-from alexnet_deploy.build import build, choose_flavour, choose_targets
-from alexnet_deploy.calibration import Calibration
-from alexnet_deploy.calibration_cache import calibrate_once
 from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, manifest_path, write_artifact
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantize import quantize
-from alexnet_deploy.sensitivity import choose_skip
+from alexnet_deploy.quantization.cache import calibrate_once
+from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.quantize import quantize
+from alexnet_deploy.quantization.sensitivity import choose_skip
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt.build import build, choose_flavour, choose_targets
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, silent
 
 # What TensorRT computes in; 4-bit weights are onnxruntime's on the CPU.
@@ -103,7 +103,7 @@ def build_engine(
     if precision not in PRECISIONS:
         raise InputError(f"TensorRT engines do not compute in {precision}", expected=f"one of {', '.join(PRECISIONS)}")
     # What cannot be built is said before minutes of calibration, not after.
-    bindings = trt_bindings.load(flavour or choose_flavour())
+    bindings = adapter.load(flavour or choose_flavour())
     choose_targets(bindings, capabilities, precision)
     watch = _Stopwatch()
     if precision is onnx.manifest.precision:

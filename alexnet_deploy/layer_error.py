@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.calibration import exposing, feeds
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.layers import find_layers
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
-from alexnet_deploy.onnx_session import GraphRunner
+from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.parity import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import exposing, feeds
+from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
 

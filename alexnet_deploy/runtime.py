@@ -317,7 +317,7 @@ class Runtime:
 
     def _run_on_device(self, batch: object) -> npt.NDArray[np.float32]:
         """The answer to a batch on the GPU, brought to the host."""
-        from alexnet_deploy.device_arrays import DeviceArray, is_on_device
+        from alexnet_deploy.trt.device_arrays import DeviceArray, is_on_device
 
         if not is_on_device(batch):
             raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")

@@ -174,7 +174,7 @@ def _files(artifacts: Sequence[Artifact], folder: Path | None, progress: Progres
         is_cpu_form = runs.manifest.precision is Precision.INT8 and runs.manifest.form is GraphForm.CPU
         is_four_bit = any(layer.precision is Precision.INT4 for layer in runs.manifest.layers)
         if folder is not None and is_cpu_form and not is_four_bit and find_spec("onnx") is not None:
-            from alexnet_deploy.four_bit import to_four_bit
+            from alexnet_deploy.quantization.four_bit import to_four_bit
 
             progress("write 4-bit weights", 0, 1)
             try:

@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy import cuda, trt_bindings
 from alexnet_deploy.engine import PRECISIONS, build_engine
 from alexnet_deploy.gpu import driver_cuda_version, gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
-from alexnet_deploy.trt_execution import Execution
+from alexnet_deploy.trt import adapter, cuda
+from alexnet_deploy.trt.execution import Execution
 from alexnet_deploy.types import BatchRange, Flavour, Precision
 
 Timed = Callable[[], object]
@@ -279,9 +279,9 @@ def bare_loop(held: ExitStack, plan: Artifact, floats: Any) -> dict[str, Timed]:
     }
 
 
-def engine_of(plan: Artifact) -> tuple[trt_bindings.TensorRt, Any]:
+def engine_of(plan: Artifact) -> tuple[adapter.TensorRt, Any]:
     assert plan.manifest.plan is not None
-    bindings = trt_bindings.load(plan.manifest.plan.flavour)
+    bindings = adapter.load(plan.manifest.plan.flavour)
     return bindings, bindings.engine(plan.path.read_bytes())
 
 

@@ -72,11 +72,11 @@ def make_models(folder: Path) -> dict[str, Path]:
     import torch
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    from alexnet_deploy.calibration import calibrate
     from alexnet_deploy.export import export
-    from alexnet_deploy.four_bit import to_four_bit
     from alexnet_deploy.pictures import PictureSet
-    from alexnet_deploy.quantize import quantize
+    from alexnet_deploy.quantization.calibration import calibrate
+    from alexnet_deploy.quantization.four_bit import to_four_bit
+    from alexnet_deploy.quantization.quantize import quantize
     from training.checkpoint import load, save
     from training.model import ModelConfig, build_model
 

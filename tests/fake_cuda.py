@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_deploy import cuda, loading, trt_bindings
+from alexnet_deploy import loading
 from alexnet_deploy.gpu import Gpu
-from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.trt import adapter, cuda
+from alexnet_deploy.trt.adapter import TensorRt
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30)
@@ -73,7 +74,7 @@ class FakeEvent:
 
 
 class FakeCuda:
-    """The functions of `cuda.bindings.runtime` that `alexnet_deploy.cuda` calls; each returns (error, *values).
+    """The functions of `cuda.bindings.runtime` that `alexnet_deploy.trt.cuda` calls; each returns (error, *values).
 
     Args:
         schedule: "late" runs queued work only when it is waited for, "early" at once, "random" somewhere between.
@@ -436,5 +437,5 @@ def install(
     monkeypatch.setattr(cuda, "_api", lambda: fake)
     monkeypatch.setattr(cuda, "gpus", lambda: (gpu,))
     monkeypatch.setattr(loading, "gpus", lambda: (gpu,))
-    monkeypatch.setattr(trt_bindings, "load", lambda wanted: bindings)
+    monkeypatch.setattr(adapter, "load", lambda wanted: bindings)
     return bindings

@@ -12,11 +12,11 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from alexnet_deploy import trt_bindings
-from alexnet_deploy.build import build
 from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.manifest import Artifact, Manifest, manifest_path, write_artifact
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour
 from tests.mutations import damaged, twisted, twisted_json
 from tests.tiny import float_batch, tiny_artifact, tiny_graph
@@ -26,7 +26,7 @@ RTX = Flavour.TENSORRT_RTX
 
 def fuzz_plans(seeds: range, folder: Path) -> Counter[str]:
     """A damaged plan with a sound manifest, with a damaged one, and alone; then straight into TensorRT."""
-    bindings = trt_bindings.load(RTX)
+    bindings = adapter.load(RTX)
     sound = build(tiny_artifact(folder / "tiny.onnx"), folder / "tiny.plan", flavour=RTX).artifact
     content, manifest = sound.path.read_bytes(), manifest_path(sound.path).read_bytes()
     outcomes: Counter[str] = Counter()

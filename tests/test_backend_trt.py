@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_deploy import Runtime, cuda, trt_execution
+from alexnet_deploy import Runtime
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend, kernels_path
-from alexnet_deploy.device_arrays import DeviceArray
 from alexnet_deploy.errors import (
     ArtifactCorrupt,
     BackendError,
@@ -32,7 +31,10 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
-from alexnet_deploy.trt_execution import Execution, buckets
+from alexnet_deploy.trt import cuda
+from alexnet_deploy.trt import execution as room
+from alexnet_deploy.trt.device_arrays import DeviceArray
+from alexnet_deploy.trt.execution import Execution, buckets
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 from tests.conformance import Conformance
 from tests.fake_cuda import H100, L40, Error, FakeCuda, FakeEngine, install
@@ -79,7 +81,7 @@ def backend(tmp_path: Path, fake: FakeCuda, engine: FakeEngine, monkeypatch: pyt
 @pytest.fixture
 def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch counts as large, and goes through the slots."""
-    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", 0)
+    monkeypatch.setattr(room, "GRAPH_BYTES", 0)
 
 
 def pictures(count: int, seed: int = 0) -> Any:
@@ -127,8 +129,8 @@ def test_any_order_in_which_the_gpu_may_work_gives_the_same_answers(
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
     with pytest.MonkeyPatch.context() as patch:
         bindings = install(patch, fake, engine)
-        patch.setattr(trt_execution, "GRAPH_BYTES", limit)
-        patch.setattr(trt_execution, "PIECE_BYTES", 1000)  # cuts in the middle of a picture
+        patch.setattr(room, "GRAPH_BYTES", limit)
+        patch.setattr(room, "PIECE_BYTES", 1000)  # cuts in the middle of a picture
         execution = Execution(bindings, engine.create_execution_context(), INPUT, OUTPUT, BATCH)
         batches = [pictures(n, seed + i) for i, n in enumerate(sizes)]
         one_by_one = [execution.run(batch) for batch in batches]
@@ -249,7 +251,7 @@ def test_a_batch_in_pinned_memory_is_copied_from_where_it_is(
     with cuda.PinnedBuffer(pictures(4).nbytes) as pinned:
         batch = pinned.array("float32", (4, 3, 8, 8))
         batch[...] = pictures(4)
-        monkeypatch.setattr(trt_execution, "PIECE_BYTES", 64)
+        monkeypatch.setattr(room, "PIECE_BYTES", 64)
         fake.calls.clear()
         np.testing.assert_array_equal(backend.run(batch), engine.answer(pictures(4)))
         assert fake.calls.count("cudaMemcpyAsync") == 2
@@ -273,7 +275,7 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
     fake = FakeCuda()
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
     install(monkeypatch, fake, engine)
-    monkeypatch.setattr(trt_execution, "GRAPH_BYTES", pictures(4).nbytes)
+    monkeypatch.setattr(room, "GRAPH_BYTES", pictures(4).nbytes)
     plan = write_plan(tmp_path)
     for _ in range(200):
         backend = TensorRtRtxBackend.load(plan, Options("cuda"))
@@ -288,8 +290,8 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
 
 def on_gpu(array: Any, offset: int = 0) -> DeviceArray:
     """A copy in the fake GPU's memory, `offset` bytes behind where it would be aligned."""
-    held = DeviceArray("uint8", (array.nbytes + 2 * trt_execution.ALIGNMENT,))
-    held.address += -held.address % trt_execution.ALIGNMENT + offset
+    held = DeviceArray("uint8", (array.nbytes + 2 * room.ALIGNMENT,))
+    held.address += -held.address % room.ALIGNMENT + offset
     held.dtype, held.shape = array.dtype.name, array.shape
     ctypes.memmove(held.address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
     return held
@@ -331,11 +333,11 @@ def test_any_length_and_any_address_on_the_gpu_is_answered(
 
 
 def test_many_addresses_keep_only_some_graphs(backend: TensorRtRtxBackend, fake: FakeCuda) -> None:
-    outs = [(on_gpu(pictures(2)), on_gpu(np.zeros((2, 5), np.float32))) for _ in range(trt_execution.DEVICE_GRAPHS + 4)]
+    outs = [(on_gpu(pictures(2)), on_gpu(np.zeros((2, 5), np.float32))) for _ in range(room.DEVICE_GRAPHS + 4)]
     for batch, out in outs:
         for _ in range(3):
             backend.run_on_device(batch, out)
-    assert fake.graphs == trt_execution.DEVICE_GRAPHS
+    assert fake.graphs == room.DEVICE_GRAPHS
 
 
 def test_arrays_on_the_gpu_that_do_not_fit_are_refused(backend: TensorRtRtxBackend) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy import trt_bindings
-from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt.adapter import TensorRt
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 from benchmarks import gpu as script
 from tests.fake_cuda import H100, FakeCuda, FakeEngine, install
@@ -30,7 +30,7 @@ def test_it_runs_through_and_writes_down_what_failed(tmp_path: Path, monkeypatch
     both = TensorRt(Flavour.TENSORRT_RTX, import_module("tensorrt_rtx"))
     monkeypatch.setattr(both, "engine", lambda plan: engine)
     monkeypatch.setattr(both, "validity", lambda plan: "")
-    monkeypatch.setattr(trt_bindings, "load", lambda flavour: both)
+    monkeypatch.setattr(adapter, "load", lambda flavour: both)
     monkeypatch.setattr(script, "gpus", lambda: (H100,))
 
     found = script.main(

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_deploy import build as room
-from alexnet_deploy import trt_bindings
-from alexnet_deploy.build import PORTABLE, PORTABLE_FP8, build, choose_flavour, choose_targets
 from alexnet_deploy.errors import ArtifactCorrupt, BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import Gpu
-from alexnet_deploy.half import to_half
 from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, PlanRecord
-from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.quantization.half import to_half
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt import build as room
+from alexnet_deploy.trt.adapter import TensorRt
+from alexnet_deploy.trt.build import PORTABLE, PORTABLE_FP8, build, choose_flavour, choose_targets
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision
 from tests.tiny import LABELS, tiny_artifact, tiny_graph
 
@@ -26,7 +26,7 @@ TARGETS = PlanRecord(flavour=RTX, version="", capabilities=PORTABLE)
 
 @pytest.fixture(scope="module")
 def rtx() -> TensorRt:
-    return trt_bindings.load(RTX)
+    return adapter.load(RTX)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_several_targets_are_built_and_recorded(model: Artifact, tmp_path: Path)
 
 
 def installed_are(monkeypatch: pytest.MonkeyPatch, *flavours: Flavour, gpus: int = 0) -> None:
-    monkeypatch.setattr(trt_bindings, "installed", lambda flavour: flavour in flavours)
+    monkeypatch.setattr(adapter, "installed", lambda flavour: flavour in flavours)
     monkeypatch.setattr(room, "gpus", lambda: (Gpu("NVIDIA L40", (8, 9), 45 << 30),) * gpus)
 
 

@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from alexnet_deploy.calibration import calibrate
 from alexnet_deploy.errors import CalibrationError, InputError, PictureError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import calibrate
 from alexnet_deploy.types import BatchRange
 from tests.small_nets import RECIPE, alexnet_like, artifact_of, branching
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy import calibration_cache
-from alexnet_deploy.calibration_cache import calibrate_once
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization import cache
+from alexnet_deploy.quantization.cache import calibrate_once
 from tests.small_nets import alexnet_like, artifact_of
 
 
@@ -32,7 +32,7 @@ def test_the_second_time_nothing_is_run(
     model: Artifact, pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = calibrate_once(model, pictures, method="mse")
-    monkeypatch.setattr(calibration_cache, "calibrate", None)  # calling it would now fail
+    monkeypatch.setattr(cache, "calibrate", None)  # calling it would now fail
     again = calibrate_once(model, pictures, method="mse")
     assert again.record == first.record
     assert again.pictures_sha256 == first.pictures_sha256

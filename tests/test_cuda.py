@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy import cuda
 from alexnet_deploy.errors import BackendError, BackendMissing, DeviceMissing
 from alexnet_deploy.gpu import gpus
+from alexnet_deploy.trt import cuda
 from tests.fake_cuda import Error, FakeCuda
 
 runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from alexnet_deploy import cuda
-from alexnet_deploy.device_arrays import DeviceArray, capsule, is_on_device, peek, view
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.trt import cuda
+from alexnet_deploy.trt.device_arrays import DeviceArray, capsule, is_on_device, peek, view
 from tests.fake_cuda import FakeCuda
 
 torch = pytest.importorskip("torch", reason="DLPack is tried against PyTorch")

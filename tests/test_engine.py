@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy import trt_bindings
 from alexnet_deploy.engine import PRECISIONS, EngineReport, build_engine, graph_stem
 from alexnet_deploy.errors import BackendMissing, CalibrationError, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.trt import adapter
 from alexnet_deploy.types import Flavour, GraphForm, Precision
 from tests.tiny import float_batch, tiny_artifact
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_built_is_said_before_the_calibration(
             capabilities=["90"],
             progress=lambda task, done, total, note="": told.append(task),
         )
-    monkeypatch.setattr(trt_bindings, "installed", lambda flavour: False)
+    monkeypatch.setattr(adapter, "installed", lambda flavour: False)
     with pytest.raises(BackendMissing):
         build_engine(onnx, tmp_path / "x.plan", Precision.INT8)
     assert told == []

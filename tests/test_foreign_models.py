@@ -11,16 +11,16 @@ from click.testing import CliRunner
 from foreign_models import ACCEPTED, SIZE, save
 from PIL import Image
 
-from alexnet_deploy.build import build
-from alexnet_deploy.calibration import calibrate
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import FallbackWarning
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.parity import Gates, verify
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantize import quantize
+from alexnet_deploy.quantization.calibration import calibrate
+from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour, GraphForm, Precision
 
 pytest.importorskip("tensorrt_rtx")

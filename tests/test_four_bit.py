@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import ModelError
-from alexnet_deploy.four_bit import BLOCK, quantise_blocks, to_four_bit
 from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.quantization.four_bit import BLOCK, quantise_blocks, to_four_bit
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision
 from tests.tiny import LABELS, SIZE, float_batch, tiny_artifact

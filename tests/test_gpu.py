@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_deploy import cuda, trt_bindings
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend
 from alexnet_deploy.engine import PRECISIONS, build_engine
@@ -23,7 +22,8 @@ from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
-from alexnet_deploy.trt_execution import Execution
+from alexnet_deploy.trt import adapter, cuda
+from alexnet_deploy.trt.execution import Execution
 from alexnet_deploy.types import BatchRange, Flavour, Precision
 from tests.conformance import Conformance
 from tests.tiny import float_batch, tiny_artifact
@@ -41,7 +41,7 @@ def plan_that_runs(
     folder: Path, flavour: Flavour, precision: Precision = Precision.FP32, batch: BatchRange | None = None
 ) -> Artifact:
     """A plan for the default targets, or for the GPU that is here where those do not load."""
-    if not trt_bindings.installed(flavour):
+    if not adapter.installed(flavour):
         pytest.skip(f"{flavour} is not installed")
     onnx = tiny_artifact(folder / "tiny.onnx", batch=batch or BatchRange(1, 4, 8))
     refusals = []
@@ -118,13 +118,13 @@ def test_large_batches_through_the_slots_answer_as_small_ones(plan: Artifact, mo
     batch = float_batch(100)
     with Runtime(plan.path, device="cuda") as runtime:
         by_graphs = runtime.logits(batch)
-        monkeypatch.setattr("alexnet_deploy.trt_execution.GRAPH_BYTES", 0)
+        monkeypatch.setattr("alexnet_deploy.trt.execution.GRAPH_BYTES", 0)
         for _ in range(5):
             np.testing.assert_allclose(runtime.logits(batch), by_graphs, rtol=1e-4, atol=1e-5)
 
 
 def test_graphs_are_really_captured(plan: Artifact, flavour: Flavour) -> None:
-    bindings = trt_bindings.load(flavour)
+    bindings = adapter.load(flavour)
     context, _ = bindings.context(bindings.engine(plan.path.read_bytes()))
     manifest = plan.manifest
     execution = Execution(bindings, context, manifest.input, manifest.output, manifest.batch)

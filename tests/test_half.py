@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from alexnet_deploy.half import rounded, to_half
 from alexnet_deploy.onnx_graph import edit, layer_precisions, normalise
 from alexnet_deploy.onnx_graph.files import check
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
+from alexnet_deploy.quantization.half import rounded, to_half
 from alexnet_deploy.types import Precision
 
 # The exact largest finite number of each type, from their definitions: (2 - 2**-m) * 2**e.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from alexnet_deploy.histogram import Histogram
+from alexnet_deploy.quantization.histogram import Histogram
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
 tensors = arrays(np.float32, st.integers(1, 200), elements=floats)

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.benchmark import _in_turns
-from alexnet_deploy.calibration import calibrate
 from alexnet_deploy.manifest import Artifact, Manifest, Preprocess
 from alexnet_deploy.onnx_graph import save_graph
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantize import quantize
+from alexnet_deploy.quantization.calibration import calibrate
+from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, GraphForm, Precision, TensorSpec
 

@@ -6,15 +6,15 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_deploy.build import build
-from alexnet_deploy.calibration import Calibration, calibrate, logits, relative_error
 from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
-from alexnet_deploy.onnx_session import GraphRunner, fused_operators
+from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantize import quantize
+from alexnet_deploy.quantization.calibration import Calibration, calibrate, logits, relative_error
+from alexnet_deploy.quantization.quantize import quantize
+from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour, GraphForm, Precision
 from tests.small_nets import alexnet_like, artifact_of, branching
 

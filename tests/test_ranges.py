@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.histogram import Histogram
-from alexnet_deploy.ranges import AUTO_CANDIDATES, choose_range, entropy_threshold, method_name, mse_threshold
+from alexnet_deploy.quantization.histogram import Histogram
+from alexnet_deploy.quantization.ranges import AUTO_CANDIDATES, choose_range, entropy_threshold, method_name, mse_threshold
 
 ONE_BIN = 1 / 128
 

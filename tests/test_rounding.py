@@ -5,10 +5,10 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.layers import Layer
-from alexnet_deploy.rounding import BLOCK, Moments, refine
+from alexnet_deploy.quantization.layers import Layer
+from alexnet_deploy.quantization.rounding import BLOCK, Moments, refine
+from alexnet_deploy.quantization.weights import quantise_weight
 from alexnet_deploy.types import Precision
-from alexnet_deploy.weights import quantise_weight
 
 GEMM = Layer("fc", "Gemm", "x", "w", None, "y", 0)
 CONV = Layer("conv", "Conv", "x", "w", None, "y", 0)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.budget import hold_budget
-from alexnet_deploy.calibration import Calibration, calibrate
 from alexnet_deploy.errors import DataError, DataWarning, GateMissed
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.sensitivity import Trials, choose_skip, measure, sqnr_db, top1_change, worst_first
+from alexnet_deploy.quantization.calibration import Calibration, calibrate
+from alexnet_deploy.quantization.sensitivity import Trials, choose_skip, measure, sqnr_db, top1_change, worst_first
 from tests.small_nets import alexnet_like, artifact_of
 
 WORST = "conv2"

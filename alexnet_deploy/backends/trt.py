@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy import cuda, trt_bindings
 from alexnet_deploy.backends.base import Array, Backend, Options
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Artifact, replacing
-from alexnet_deploy.trt_bindings import TensorRt
-from alexnet_deploy.trt_execution import Execution
+from alexnet_deploy.trt import adapter, cuda
+from alexnet_deploy.trt.adapter import TensorRt
+from alexnet_deploy.trt.execution import Execution
 from alexnet_deploy.types import Flavour, TensorSpec
 
 MAX_KERNELS_BYTES = 256 << 20
@@ -51,7 +51,7 @@ class TensorRtBackend(Backend):
     def load(cls, artifact: Artifact, options: Options) -> Backend:
         if options.device != "cuda":
             raise DeviceMissing(f"{cls.name} does not run on {options.device}", expected="cuda", fix="device='cuda'")
-        bindings = trt_bindings.load(cls.flavour)
+        bindings = adapter.load(cls.flavour)
         gpu = cuda.usable_gpu()
         refuse_misfit(artifact, bindings, gpu)
         plan = artifact.path.read_bytes()

@@ -87,8 +87,8 @@ def command(
             if wanted not in CALIBRATED:
                 raise InputError(f"--max-drop is for int8 and fp8, this is {wanted}", fix="alexnet-deploy verify --max-drop")
             from alexnet_deploy.budget import hold_budget
-            from alexnet_deploy.calibration_cache import calibrate_once
             from alexnet_deploy.cli.data import held_out
+            from alexnet_deploy.quantization.cache import calibrate_once
 
             measured_on = held_out(data, onnx.manifest)
             calibration = calibrate_once(

@@ -24,18 +24,18 @@ def command(output: Path | None, quick: bool, seed: int) -> Result:
     """
     from dataclasses import replace
 
-    from alexnet_deploy import trt_bindings
-    from alexnet_deploy.build import choose_flavour
     from alexnet_deploy.demo import QUICK, Effort, Stopwatch, build_and_prove
     from alexnet_deploy.export import export
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report import html
     from alexnet_deploy.report.demo import demo, demo_page
+    from alexnet_deploy.trt import adapter
+    from alexnet_deploy.trt.build import choose_flavour
     from alexnet_deploy.types import BatchRange
     from training import checkpoint
     from training.train import demo_settings, train
 
-    trt_bindings.load(choose_flavour())  # a missing package is said now, not after a minute of training
+    adapter.load(choose_flavour())  # a missing package is said now, not after a minute of training
     folder = output or models_folder() / "demo"
     settings = demo_settings(seed)
     if quick:

@@ -18,7 +18,7 @@ from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.normalise import BATCH_AXIS
 
 INPUT = "pixels"
-PREFIX = "preprocess"  # of the names of the nodes put in; `half.py` leaves them in float32
+PREFIX = "preprocess"  # of the names of the nodes put in; `quantization/half.py` leaves them in float32
 
 
 def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:

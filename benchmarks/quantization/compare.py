@@ -27,13 +27,13 @@ import numpy as np
 
 import alexnet_deploy
 from alexnet_deploy.answers import truth
-from alexnet_deploy.calibration import feeds
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, manifest_path, to_builtins
-from alexnet_deploy.onnx_session import GraphRunner
+from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import feeds
+from alexnet_deploy.quantization.sensitivity import Logits, agreement, sqnr_db
 from alexnet_deploy.report import words
-from alexnet_deploy.sensitivity import Logits, agreement, sqnr_db
 from alexnet_deploy.statistics import paired_difference, wilson
 from alexnet_deploy.types import BatchRange
 

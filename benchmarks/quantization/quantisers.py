@@ -33,8 +33,8 @@ def batches(model: Artifact, data: str, count: int) -> Iterator[npt.NDArray[np.f
 
 
 def ours(method: str, form: str, model: Artifact, data: str, count: int, out: Path) -> str:
-    from alexnet_deploy.calibration import calibrate
-    from alexnet_deploy.quantize import quantize
+    from alexnet_deploy.quantization.calibration import calibrate
+    from alexnet_deploy.quantization.quantize import quantize
     from alexnet_deploy.types import GraphForm, Precision
 
     calibration = calibrate(model, PictureSet.open(data), method=method, count=count)

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from alexnet_deploy.calibration import Calibration
 from alexnet_deploy.errors import CalibrationError, FallbackWarning, InputError, ModelError
-from alexnet_deploy.half import to_half
-from alexnet_deploy.layers import Layer, choose_skipped, find_layers
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
 from alexnet_deploy.onnx_graph import layer_precisions, load_graph, save_graph
-from alexnet_deploy.onnx_session import fused_operators
-from alexnet_deploy.qdq import cpu_form, tensorrt_form
+from alexnet_deploy.onnx_graph.session import fused_operators
+from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.half import to_half
+from alexnet_deploy.quantization.layers import Layer, choose_skipped, find_layers
+from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
+from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
-from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT
 
 # Largest magnitude in float16; beyond it activations between layers would become infinite.
 _HALF_MOST = 65504.0

@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy import cuda, logs
-from alexnet_deploy.device_arrays import DeviceArray, DeviceView, view
+from alexnet_deploy import logs
 from alexnet_deploy.errors import BackendError, FallbackWarning, InputError
-from alexnet_deploy.trt_bindings import TensorRt
+from alexnet_deploy.trt import cuda
+from alexnet_deploy.trt.adapter import TensorRt
+from alexnet_deploy.trt.device_arrays import DeviceArray, DeviceView, view
 from alexnet_deploy.types import BatchRange, TensorSpec
 
 log = logs.logger(__name__)

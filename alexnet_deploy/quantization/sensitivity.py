@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.calibration import Calibration, logits, relative_error
-from alexnet_deploy.layers import Layer, find_layers
 from alexnet_deploy.logs import logger
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.qdq import cpu_form, tensorrt_form
+from alexnet_deploy.quantization.calibration import Calibration, logits, relative_error
+from alexnet_deploy.quantization.layers import Layer, find_layers
+from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
+from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
-from alexnet_deploy.weights import INT8_LIMIT, REDUCED_LIMIT
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

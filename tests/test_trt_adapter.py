@@ -13,26 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy import trt_bindings
 from alexnet_deploy.errors import BackendMissing
-from alexnet_deploy.trt_bindings import BuildMonitor, Log, TensorRt, interruptible
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt.adapter import BuildMonitor, Log, TensorRt, interruptible
 from alexnet_deploy.types import Flavour, silent
 
 
 @pytest.fixture(scope="module")
 def rtx() -> TensorRt:
-    return trt_bindings.load(Flavour.TENSORRT_RTX)
+    return adapter.load(Flavour.TENSORRT_RTX)
 
 
 def test_a_flavour_is_imported_once(rtx: TensorRt) -> None:
-    assert trt_bindings.load(Flavour.TENSORRT_RTX) is rtx
+    assert adapter.load(Flavour.TENSORRT_RTX) is rtx
     assert str(rtx) == f"tensorrt-rtx {rtx.version}"
 
 
-@pytest.mark.skipif(trt_bindings.installed(Flavour.TENSORRT), reason="tensorrt is installed here")
+@pytest.mark.skipif(adapter.installed(Flavour.TENSORRT), reason="tensorrt is installed here")
 def test_a_flavour_that_is_missing_names_its_extra() -> None:
     with pytest.raises(BackendMissing, match="tensorrt is not installed") as caught:
-        trt_bindings.load(Flavour.TENSORRT)
+        adapter.load(Flavour.TENSORRT)
     assert caught.value.fix == "pip install 'alexnet-deploy[tensorrt]'"
 
 
@@ -40,10 +40,10 @@ def test_bindings_without_their_library_do_not_load(monkeypatch: pytest.MonkeyPa
     def broken(name: str) -> ModuleType:
         raise OSError("libnvinfer.so.11: cannot open shared object file")
 
-    monkeypatch.setattr(trt_bindings, "import_module", broken)
-    monkeypatch.setattr(trt_bindings, "installed", lambda flavour: True)
+    monkeypatch.setattr(adapter, "import_module", broken)
+    monkeypatch.setattr(adapter, "installed", lambda flavour: True)
     with pytest.raises(BackendMissing, match=r"is installed but does not load \(libnvinfer\.so\.11"):
-        trt_bindings.load.__wrapped__(Flavour.TENSORRT)
+        adapter.load.__wrapped__(Flavour.TENSORRT)
 
 
 def test_targets_are_read_from_the_library(rtx: TensorRt) -> None:

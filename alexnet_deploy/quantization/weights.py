@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from alexnet_deploy.layers import Layer
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.quantization.layers import Layer
 from alexnet_deploy.types import Precision
 
 Float32 = npt.NDArray[np.float32]

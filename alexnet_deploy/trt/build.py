@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy import trt_bindings
 from alexnet_deploy.errors import BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, Manifest, PlanRecord, write_artifact
 from alexnet_deploy.onnx_graph import layer_precisions, load_graph
-from alexnet_deploy.trt_bindings import CURRENT, PACKAGES, BuildMonitor, TensorRt, interruptible
+from alexnet_deploy.trt import adapter
+from alexnet_deploy.trt.adapter import CURRENT, PACKAGES, BuildMonitor, TensorRt, interruptible
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, TensorSpec, silent
 
 # What TensorRT for RTX builds for when nothing is said: "compute capability 8.0, 8.6, 8.9, 12.0, and later".
@@ -86,7 +86,7 @@ def build(
             fix=f"the file without .cpu in its name: {model.path.name.replace('.cpu.', '.')}",
         )
     output = Path(output)
-    bindings = trt_bindings.load(flavour or choose_flavour())
+    bindings = adapter.load(flavour or choose_flavour())
     targets = choose_targets(bindings, capabilities, model.manifest.precision)
     batch = _fitting_batch(model, batch)
     layers = _read_back(model)
@@ -104,9 +104,9 @@ def build(
 
 def choose_flavour() -> Flavour:
     """TensorRT where it is installed and a GPU is here, else TensorRT for RTX. Raises BackendMissing when neither is there."""
-    if trt_bindings.installed(Flavour.TENSORRT) and gpus():
+    if adapter.installed(Flavour.TENSORRT) and gpus():
         return Flavour.TENSORRT
-    if trt_bindings.installed(Flavour.TENSORRT_RTX):
+    if adapter.installed(Flavour.TENSORRT_RTX):
         return Flavour.TENSORRT_RTX
     raise BackendMissing(
         "no TensorRT is installed that could build here",
@@ -202,10 +202,10 @@ def _compile(
         config = bindings.config(builder, targets if targets != PORTABLE else ())
         _add_profile(builder, config, model.manifest.input, batch)
         monitor = BuildMonitor(progress, f"build {model.path.stem}")
-        adapter = monitor.attach(trt, config)
+        shown = monitor.attach(trt, config)
         with interruptible(monitor.cancel):
             plan = builder.build_serialized_network(network, config)
-        del adapter  # until here, for TensorRT does not keep it alive
+        del shown  # until here, for TensorRT does not keep it alive
         if monitor.error is not None:
             raise monitor.error
         if plan is None:

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import ModelProto, NodeProto
 
-from alexnet_deploy.layers import Layer
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.quantization.layers import Layer
+from alexnet_deploy.quantization.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, quantise_weight
 from alexnet_deploy.types import Precision
-from alexnet_deploy.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, quantise_weight
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -315,9 +315,9 @@ class BuildMonitor:
             def phase_finish(self, phase_name: str) -> None:
                 monitor.finish(phase_name)
 
-        adapter = Adapter()
-        config.progress_monitor = adapter
-        return adapter
+        shown = Adapter()
+        config.progress_monitor = shown
+        return shown
 
 
 @contextmanager

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from alexnet_deploy.layers import Layer, Wiring
 from alexnet_deploy.onnx_graph import edit
-from alexnet_deploy.ranges import Range
+from alexnet_deploy.quantization.layers import Layer, Wiring
+from alexnet_deploy.quantization.ranges import Range
+from alexnet_deploy.quantization.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, half_exact
 from alexnet_deploy.types import Precision
-from alexnet_deploy.weights import FP8, FP8_LIMIT, INT8_LIMIT, QuantisedWeight, half_exact
 
 UINT8_STEPS = 255
 _INT32_ROOM = 2.0**30

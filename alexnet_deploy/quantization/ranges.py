@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.histogram import Bins, Float64, Histogram
+from alexnet_deploy.quantization.histogram import Bins, Float64, Histogram
 
 Range = tuple[float, float]
 

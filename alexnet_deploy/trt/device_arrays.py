@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy import cuda
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.trt import cuda
 
 _DL_CUDA = 2
 _DL_CODES = {"i": 0, "u": 1, "f": 2}

@@ -20,17 +20,17 @@ import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto
 
 from alexnet_deploy.errors import CalibrationError, DataWarning
-from alexnet_deploy.histogram import Histogram
-from alexnet_deploy.layers import Layer, find_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
 from alexnet_deploy.onnx_graph import edit, load_graph
-from alexnet_deploy.onnx_session import Array, GraphRunner
+from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.qdq import UINT8_STEPS, observed_tensors, tensorrt_form
-from alexnet_deploy.ranges import AUTO_CANDIDATES, Range, choose_range, method_name
-from alexnet_deploy.rounding import Moments, moments_of, refine
+from alexnet_deploy.quantization.histogram import Histogram
+from alexnet_deploy.quantization.layers import Layer, find_layers
+from alexnet_deploy.quantization.qdq import UINT8_STEPS, observed_tensors, tensorrt_form
+from alexnet_deploy.quantization.ranges import AUTO_CANDIDATES, Range, choose_range, method_name
+from alexnet_deploy.quantization.rounding import Moments, moments_of, refine
+from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
-from alexnet_deploy.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
 
 MINIMUM_PICTURES = 32
 _HELD_BACK_SHARE = 4  # one picture in four ...
