@@ -7,13 +7,10 @@ that a changed or half-written file is refused. The artifact is written before i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +20,7 @@ import msgspec
 
 from alexnet_deploy import __version__, logs
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
+from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
 
 log = logs.logger(__name__)
@@ -30,7 +28,6 @@ log = logs.logger(__name__)
 FORMAT = "alexnet-deploy/1"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_FILE_NAME_BYTES = 255
-_HASH_CHUNK_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Kind = Literal["checkpoint", "onnx", "plan"]
@@ -411,8 +408,7 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
             sha256=file_sha256(temporary),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-    with replacing(manifest_path(path)) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    _write_manifest(path, manifest)
     log.info("wrote %s, %d bytes, sha256 %s", path, manifest.size_bytes, manifest.sha256)
     return Artifact(path, manifest)
 
@@ -429,54 +425,9 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well, and removed when it does not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ArtifactMissing(
-            f"cannot write in {path.parent}: {error.strerror}",
-            expected="a folder that can be written to",
-            fix="-o OTHER/FOLDER/FILE",
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ArtifactMissing(
-            f"{path} could not be written: {error.strerror}", fix="make room, or take another folder with -o OTHER/FOLDER/FILE"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def to_builtins(value: object) -> Any:
     """Dataclasses, enums, tuples and paths as the plain dicts, strings and lists that json.dumps takes."""
     return msgspec.to_builtins(value, enc_hook=os.fspath)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _short(text: str) -> str:

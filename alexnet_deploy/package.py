@@ -28,8 +28,9 @@ import msgspec
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, InputError
 from alexnet_deploy.extras import extra
+from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.folders import cache_folder
-from alexnet_deploy.manifest import Artifact, existing_file, file_sha256, manifest_path, replacing
+from alexnet_deploy.manifest import Artifact, existing_file, manifest_path
 
 SUFFIX = ".zip"
 TRUST_VARIABLE = "ALEXNET_DEPLOY_TRUST"

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from alexnet_deploy.decoding import Fitted, fitted
 from alexnet_deploy.errors import DataError
-from alexnet_deploy.manifest import DataReference, Preprocess, file_sha256
+from alexnet_deploy.files import file_sha256
+from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.preprocess import SUFFIXES, Batch, Pixels, decode, normalise
 
 Labels = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.manifest import replacing
+from alexnet_deploy.files import replacing
 from alexnet_deploy.predictions import PicturePrediction
 
 FORMATS = ("csv", "jsonl")

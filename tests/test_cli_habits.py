@@ -240,7 +240,7 @@ def test_a_reader_that_has_enough_changes_neither_the_exit_code_nor_stderr(form:
 def test_a_disk_that_is_full_is_an_error_that_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
     import resource
 
-    from alexnet_deploy.manifest import replacing
+    from alexnet_deploy.files import replacing
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, ManifestError
-from alexnet_deploy.manifest import Artifact, FileReference, Manifest, Preprocess, manifest_path, replacing, write_artifact
+from alexnet_deploy.files import replacing
+from alexnet_deploy.manifest import Artifact, FileReference, Manifest, Preprocess, manifest_path, write_artifact
 from alexnet_deploy.types import BatchRange, TensorSpec
 
 

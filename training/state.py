@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, InputError
-from alexnet_deploy.manifest import replacing
+from alexnet_deploy.files import replacing
 
 FORMAT = "alexnet-deploy-training/1"
 _MODEL = "model."

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
+from alexnet_deploy.files import replacing
 from alexnet_deploy.folders import cache_folder
-from alexnet_deploy.manifest import existing_file, replacing
+from alexnet_deploy.manifest import existing_file
 from alexnet_deploy.types import Progress, silent
 from training.model import AlexNet
 

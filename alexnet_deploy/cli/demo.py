@@ -59,7 +59,8 @@ def command(output: Path | None, quick: bool, seed: int) -> Result:
 def _write_json(path: Path, report: object) -> None:
     import json
 
-    from alexnet_deploy.manifest import replacing, to_builtins
+    from alexnet_deploy.files import replacing
+    from alexnet_deploy.manifest import to_builtins
 
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(to_builtins(report), indent=1, allow_nan=False), encoding="utf-8")

@@ -56,7 +56,7 @@ def _traced(found: Inspection) -> Inspection:
 
 def _draw(found: Inspection, target: Path) -> None:
     from alexnet_deploy.errors import InputError
-    from alexnet_deploy.manifest import replacing
+    from alexnet_deploy.files import replacing
     from alexnet_deploy.report.architecture import architecture
 
     if found.graph is None:

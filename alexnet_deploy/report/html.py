@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from alexnet_deploy import __version__
-from alexnet_deploy.manifest import replacing
+from alexnet_deploy.files import replacing
 from alexnet_deploy.preprocess import Pixels
 
 THUMBNAIL_PIXELS = 144

@@ -27,7 +27,7 @@ import pyarrow
 import pyarrow.parquet
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError
-from alexnet_deploy.manifest import replacing
+from alexnet_deploy.files import replacing
 
 RECORD = "_score.json"
 _PART = re.compile(r"part-(\d{8})\.parquet")

@@ -1,0 +1,57 @@
+"""Files that are whole or absent: written under another name and renamed when they are done."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alexnet_deploy.errors import ArtifactMissing
+
+_HASH_CHUNK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well, and removed when it does not.
+
+    Raises:
+        ArtifactMissing: the folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise ArtifactMissing(
+            f"cannot write in {path.parent}: {error.strerror}",
+            expected="a folder that can be written to",
+            fix="-o OTHER/FOLDER/FILE",
+        ) from error
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise ArtifactMissing(
+            f"{path} could not be written: {error.strerror}", fix="make room, or take another folder with -o OTHER/FOLDER/FILE"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
