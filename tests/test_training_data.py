@@ -12,7 +12,8 @@ from alexnet_deploy.errors import DataError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.preprocess import normalise
-from training.data import Augmentation, TrainingBatches, ValidationBatches, open_split
+from training.batches import Augmentation, TrainingBatches, ValidationBatches
+from training.data import open_split
 
 WHOLE = Preprocess(height=24, width=24)
 CENTRE = Preprocess(height=24, width=24, resize=28)
@@ -151,7 +152,7 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path) -> None:
 def test_pictures_beyond_the_memory_are_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = PictureSet.open(folder)
     roomy = list(TrainingBatches(pictures, WHOLE, Augmentation(), 8, seed=0).epoch(1))
-    monkeypatch.setattr("training.data._memory_bytes", lambda: 4 * 10 * 27 * 27 * 3)  # about ten pictures
+    monkeypatch.setattr("training.batches._memory_bytes", lambda: 4 * 10 * 27 * 27 * 3)  # about ten pictures
     batches = TrainingBatches(pictures, WHOLE, Augmentation(), 8, seed=0)
     list(batches.epoch(0))
     for (batch, _), (expected, _) in zip(batches.epoch(1), roomy, strict=True):

@@ -2,7 +2,8 @@
 
 family.py       the five architectures
 model.py        a frozen config, and the network it describes
-data.py         picture sets to training batches: order, augmentation, all drawn from (seed, epoch, picture)
+data.py         which pictures to train on, and which to measure on
+batches.py      pictures to training batches: order, augmentation, all drawn from (seed, epoch, step)
 train.py        the training loop, resumable to the bit
 state.py        what a training needs to go on where it was stopped
 signals.py      stopping between two steps

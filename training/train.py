@@ -24,7 +24,8 @@ from alexnet_deploy.pictures import Labels
 from alexnet_deploy.preprocess import Batch
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
-from training.data import Augmentation, Split, TrainingBatches, ValidationBatches, open_split
+from training.batches import Augmentation, TrainingBatches, ValidationBatches
+from training.data import Split, open_split
 from training.model import AlexNet, ModelConfig, build_model, preprocessing
 from training.signals import StopRequest
 from training.weights import read_weights, start_from
@@ -55,7 +56,7 @@ class TrainSettings:
         framing: "centre" scales the shorter side and crops; "whole" scales both, for small pictures that fill their frame.
         weights: what to start from: "" (draw them), "imagenet", or a file; see `weights.read_weights`.
         features_lr: learning rate of the convolutions, as a share of the others'; 0 freezes them.
-        flip, shift: see `data.Augmentation`.
+        flip, shift: see `batches.Augmentation`.
         arch, width, dropout, input_size: see `model.ModelConfig`.
         seed: of the weights, the order, the augmentation and the dropout.
     """
