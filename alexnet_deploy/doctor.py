@@ -176,7 +176,7 @@ def _try_graph(found: Probe, name: str) -> None:
                 engine = BACKENDS[name].backend().load(artifact, Options(device))
                 batch = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
                 if not np.array_equal(engine.run(batch), batch.reshape(1, 12)):
-                    raise BackendError("gives wrong numbers")
+                    raise BackendError("gives wrong numbers", expected="the input as it went in", fix="reinstall the package")
                 found.devices.append(device)
             except AlexnetDeployError as error:
                 found.problems[device] = error.found

@@ -240,7 +240,7 @@ def _complete(loaded: Loaded) -> Loaded:
     try:
         manifest = replace(manifest, file=loaded.artifact.path.name, input=engine.input, output=engine.output, batch=engine.batch)
     except ValueError as error:
-        raise ModelError(f"{loaded.artifact.path}: {error}") from error
+        raise ModelError(f"{loaded.artifact.path}: {error}", expected="a single-input image classifier") from error
     artifact = replace(loaded.artifact, manifest=manifest)
     return replace(loaded, artifact=artifact, running=artifact)
 

@@ -43,6 +43,12 @@ def test_every_error_says_what_was_found(tool: ModuleType) -> None:
     assert len(tool.entries()) > 150
 
 
+def test_every_error_says_what_was_expected_or_what_to_do(tool: ModuleType) -> None:
+    nobody_is_left_to_read_it = {"ClientGone"}
+    for entry in tool.entries():
+        assert entry.expected or entry.fix or entry.kind in nobody_is_left_to_read_it, entry
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -96,7 +96,9 @@ def load_model(artifact: Artifact) -> AlexNet:
     try:
         config = ModelConfig.from_dict(manifest.model)
     except InputError as error:
-        raise ManifestError(f"{artifact.path} describes a model that cannot be built: {error}") from error
+        raise ManifestError(
+            f"{artifact.path} describes a model that cannot be built: {error}", fix="copy the file and its .json together"
+        ) from error
     try:
         weights = load_file(artifact.path)
     except (SafetensorError, OSError, ValueError) as error:

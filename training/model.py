@@ -120,7 +120,8 @@ def build_with_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor])
     if misfits:
         raise ModelError(
             f"these are not the weights of {config.arch} at width {config.width:g} with {config.classes} classes: {misfits[0]}"
-            + (f" and {len(misfits) - 1} more tensors differ" if misfits[1:] else " differs")
+            + (f" and {len(misfits) - 1} more tensors differ" if misfits[1:] else " differs"),
+            fix="--arch, --width and --classes as the weights were trained with",
         )
     model.load_state_dict(weights, assign=True)
     return model

@@ -63,7 +63,10 @@ class OpenVinoBackend(Backend):
         try:
             result = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)
         except Exception as error:
-            raise BackendError(f"openvino failed on a batch of {batch.shape}: {_sentence(error)}") from error
+            raise BackendError(
+                f"openvino failed on a batch of {batch.shape}: {_sentence(error)}",
+                fix="smaller batches, if memory is what it lacks",
+            ) from error
         return np.array(result[0], np.float32)  # a copy: the request writes its next answer over this one
 
     def close(self) -> None:

@@ -81,7 +81,10 @@ class OnnxRuntimeBackend(Backend):
         try:
             (output,) = self._session.run([self.output.name], {self.input.name: batch})
         except Exception as error:
-            raise BackendError(f"onnxruntime failed on a batch of {batch.shape}: {_sentence(error)}") from error
+            raise BackendError(
+                f"onnxruntime failed on a batch of {batch.shape}: {_sentence(error)}",
+                fix="smaller batches, if memory is what it lacks",
+            ) from error
         return output if output.dtype == np.float32 else output.astype(np.float32)  # type: ignore[no-any-return]
 
     def close(self) -> None:

@@ -64,7 +64,9 @@ class PyTorchBackend(Backend):
                 logits: npt.NDArray[np.float32] = self._model(torch.from_numpy(owned).to(self.device)).cpu().numpy()
                 return logits
         except RuntimeError as error:
-            raise BackendError(f"PyTorch failed on a batch of {batch.shape}: {error}") from error
+            raise BackendError(
+                f"PyTorch failed on a batch of {batch.shape}: {error}", fix="smaller batches, if memory is what it lacks"
+            ) from error
 
     def close(self) -> None:
         self._model = None

@@ -199,7 +199,11 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
         except Exception as error:  # onnx raises ValidationError, OSError and ValueError here
-            raise ModelError(f"the weights {tensor.name!r} cannot be read: {edit.first_line(error)}") from error
+            raise ModelError(
+                f"the weights {tensor.name!r} cannot be read: {edit.first_line(error)}",
+                expected="the file of weights beside the graph",
+                fix="copy both together",
+            ) from error
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
 
@@ -223,7 +227,11 @@ def _external_bytes(tensor: TensorProto, folder: Path) -> int:
         offset = int(entries.get("offset") or 0)
         length = int(entries.get("length") or size_bytes - offset)
     except ValueError as error:
-        raise ModelError(f"offset and length of the weights {tensor.name!r} are no numbers") from error
+        raise ModelError(
+            f"offset and length of the weights {tensor.name!r} are no numbers",
+            expected="whole numbers of bytes",
+            fix="export the model again",
+        ) from error
     if offset < 0 or length < 0 or offset + length > size_bytes:
         raise ModelError(
             f"{location} has {size_bytes:,} bytes, the weights {tensor.name!r} need {offset + length:,}",

@@ -104,7 +104,11 @@ def _evaluate(node: NodeProto, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.N
     try:
         return [np.asarray(value) for value in ReferenceEvaluator(node).run(None, feeds)]
     except Exception as error:  # numpy's own errors, for shapes that inference let through
-        raise ModelError(f"{node.op_type} {node.output[0]!r} cannot be computed: {edit.first_line(error)}") from error
+        raise ModelError(
+            f"{node.op_type} {node.output[0]!r} cannot be computed: {edit.first_line(error)}",
+            expected="constants whose shapes fit each other",
+            fix="export the model again",
+        ) from error
 
 
 def drop_no_ops(graph: GraphProto) -> bool:

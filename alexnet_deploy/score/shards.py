@@ -48,9 +48,11 @@ class Picture:
                 content: bytes = file.read()
                 return content
         except OSError as error:
-            raise PictureError(f"{self.name} cannot be read ({error.strerror or error})") from error
+            raise PictureError(
+                f"{self.name} cannot be read ({error.strerror or error})", expected="a JPEG or PNG file"
+            ) from error
         except ValueError as error:  # an unknown protocol in a list of URLs
-            raise PictureError(f"{self.name} cannot be read ({error})") from error
+            raise PictureError(f"{self.name} cannot be read ({error})", expected="a path, or a URL that fsspec knows") from error
 
 
 @dataclass(frozen=True, slots=True)

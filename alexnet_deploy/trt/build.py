@@ -233,7 +233,11 @@ def _add_profile(builder: Any, config: Any, spec: TensorSpec, batch: BatchRange)
     rest = spec.shape[1:]
     profile.set_shape(spec.name, *((n, *rest) for n in (batch.min, batch.opt, batch.max)))
     if config.add_optimization_profile(profile) < 0:
-        raise BuildError(f"TensorRT refuses a profile of {batch.min}, {batch.opt}, {batch.max} for {spec}")
+        raise BuildError(
+            f"TensorRT refuses a profile of {batch.min}, {batch.opt}, {batch.max} for {spec}",
+            expected="batch sizes that the graph takes",
+            fix="--max-batch, or an ONNX graph with a dynamic batch",
+        )
 
 
 def _read_back(model: Artifact) -> tuple[LayerPrecision, ...]:

@@ -226,7 +226,7 @@ def _failure(api: Any, call: str, error: Any) -> BackendError:
             expected="a process that did not fork after CUDA was used",
             fix="multiprocessing.set_start_method('spawn')",
         )
-    return BackendError(found)
+    return BackendError(found, fix="alexnet-deploy doctor; after such an error CUDA works again only in a new process")
 
 
 @cache

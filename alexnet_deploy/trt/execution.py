@@ -309,7 +309,10 @@ class Execution:
                 and context.execute_async_v3(self._compute.handle)
             )
         if not done:
-            raise BackendError(f"{self._bindings} did not run a batch of {rows}: {' | '.join(messages) or 'it gave no reason'}")
+            raise BackendError(
+                f"{self._bindings} did not run a batch of {rows}: {' | '.join(messages) or 'it gave no reason'}",
+                fix="alexnet-deploy doctor, and build the engine again on this machine",
+            )
 
     def _note(self, bucket: int) -> None:
         if bucket not in self._seen:
