@@ -83,18 +83,15 @@ def test_the_installed_command_is_that_of_the_wheel(environment: Path, tmp_path:
         assert Path(path).is_relative_to(environment.parent)
 
 
-def test_photos_become_an_answer_without_a_checkout(environment: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    from alexnet_deploy.pictures import PictureSet
-
-    pictures = PictureSet.open("demo:train")
-    for index in range(60):
-        target = tmp_path / "photos" / f"{pictures.labels[index] % 2}"
-        target.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pictures.picture(index)).save(target / f"{index}.png")
-    tiny = ["--epochs", "1", "--width", "0.05", "--input-size", "64", "--batch-size", "16"]
-    run(environment, "alexnet-deploy", "train", "--data", "photos", "-o", "models/p.safetensors", *tiny, folder=tmp_path)
-    run(environment, "alexnet-deploy", "export", folder=tmp_path)
-    answer = json.loads(run(environment, "alexnet-deploy", "predict", "models/p.onnx", "demo", "--json", folder=tmp_path))
+def test_the_demo_runs_without_a_checkout(environment: Path, tmp_path: Path) -> None:
+    report = json.loads(run(environment, "alexnet-deploy", "demo", "--quick", "--json", folder=tmp_path))
+    made = {path.name for path in (tmp_path / "models/demo").iterdir()}
+    assert {file["name"] for file in report["verification"]["files"]} | {"report.html", "report.json"} <= made
+    plan = "models/demo/alexnet.int8.plan"
+    answer = json.loads(run(environment, "alexnet-deploy", "predict", plan, "demo", "--json", folder=tmp_path))
     assert len(answer["pictures"]) == 1000
+
+
+def test_the_doctor_knows_what_is_installed(environment: Path, tmp_path: Path) -> None:
+    found = json.loads(run(environment, "alexnet-deploy", "doctor", "--json", folder=tmp_path))
+    assert found["backends"]

@@ -49,7 +49,9 @@ def heading(console: Console, text: str) -> None:
 def lines(console: Console, sentences: Iterable[str], *, style: str = "") -> None:
     """Sentences, wrapped at words, each on a line of its own."""
     for sentence in sentences:
-        console.print(Text(sentence, style=style))
+        for line in Text(sentence, style=style).wrap(console, console.width):
+            line.rstrip()
+            console.print(line, soft_wrap=True)
 
 
 def facts(console: Console, pairs: Sequence[tuple[str, Cell]]) -> None:
