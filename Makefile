@@ -4,7 +4,7 @@
 # make install   the set-up alone; on a GPU machine: make install EXTRAS=train,gpu,tensorrt,rtx,dev
 
 PYTHON ?= python3
-EXTRAS ?= train,cpu,rtx,openvino,serve,score,ray,sign,dev
+EXTRAS ?= train,cpu,rtx,openvino,serve,score,ray,sign,tensorboard,dev
 BIN := .venv/bin
 COMMA := ,
 INSTALLED := .venv/installed-$(subst $(COMMA),-,$(EXTRAS))

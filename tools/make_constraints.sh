@@ -4,7 +4,7 @@
 #   tools/make_constraints.sh && make test
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras=${1:-train,cpu,rtx,openvino,serve,score,ray,sign,dev}
+extras=${1:-train,cpu,rtx,openvino,serve,score,ray,sign,tensorboard,dev}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet -c constraints.txt -e ".[$extras]"
