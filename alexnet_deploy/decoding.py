@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,39 @@ import numpy as np
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Preprocess
-from alexnet_deploy.preprocess import Pixels, decode_fitted, fit
+from alexnet_deploy.preprocess import Pixels, decode, decode_fitted, fit
 
-Source = str | Path | Pixels
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A picture file that lies inside another file, such as a tar."""
+
+    file: Path
+    offset: int
+    size: int
+    name: str
+
+    def read(self) -> bytes:
+        """Its bytes. Raises PictureError."""
+        try:
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise PictureError(f"{self.name} cannot be read ({error})", expected="the file that it was found in") from error
+
+
+Source = str | Path | Pixels | Packed
 Fitted = Pixels | PictureError | InputError
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+def decoded(source: Source) -> Pixels:
+    """uint8 (H, W, 3) RGB. Raises PictureError."""
+    if isinstance(source, (str, Path)):
+        return decode(source)
+    return decode(source.read(), name=source.name) if isinstance(source, Packed) else np.ascontiguousarray(source)
 
 
 def fitted(
@@ -39,7 +67,7 @@ def fitted(
     Yields:
         uint8 (recipe.height, recipe.width, 3), in the order of `sources`.
     """
-    return in_threads(partial(_one, recipe=recipe), sources, ahead=ahead, workers=workers)
+    return in_threads(partial(fitted_one, recipe=recipe), sources, ahead=ahead, workers=workers)
 
 
 def in_threads(
@@ -59,10 +87,13 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _one(source: Source, recipe: Preprocess) -> Fitted:
+def fitted_one(source: Source, recipe: Preprocess) -> Fitted:
+    """uint8 (recipe.height, recipe.width, 3), or the error that says why it cannot be had."""
     try:
         if isinstance(source, (str, Path)):
             return decode_fitted(source, recipe)
+        if isinstance(source, Packed):
+            return decode_fitted(source.read(), recipe, name=source.name)
         if (
             not isinstance(source, np.ndarray)
             or source.dtype != np.uint8

@@ -1,6 +1,7 @@
-"""Picture sets: folders, lists of files, and the embedded demo set, read one picture at a time.
+"""Picture sets: in any layout that `datasets` reads, lists of files, and the embedded demo set; read one picture at a time.
 
 PictureSet.open("photos/val")     one subfolder a class (ImageFolder), or a flat folder without labels
+PictureSet.open("cifar-10:train") one part of a set that is divided
 PictureSet.open("demo:test")      1,000 pictures of Fashion-MNIST that ship with the package
 """
 
@@ -13,19 +14,18 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.decoding import Fitted, fitted
-from alexnet_deploy.errors import DataError
+from alexnet_deploy import datasets
+from alexnet_deploy.datasets.found import UNLABELLED as UNLABELLED
+from alexnet_deploy.datasets.found import Labels as Labels
+from alexnet_deploy.decoding import Fitted, Packed, Source, decoded, fitted
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import DataReference, Preprocess
-from alexnet_deploy.preprocess import SUFFIXES, Batch, Pixels, decode, normalise
+from alexnet_deploy.preprocess import Batch, Pixels, normalise
 
-Labels = npt.NDArray[np.int64]
-UNLABELLED = -1
 MAX_PICTURES_AHEAD = 256
 
 
@@ -34,30 +34,33 @@ class PictureSet:
     """An ordered set of pictures, labelled or not; nothing is decoded before it is asked for.
 
     Attributes:
-        location: "demo:test", or the absolute path of the folder.
+        location: what opens it again: "demo:test", or an absolute path, with ":train" or ":test" where the set is divided.
         classes: names of the classes, or () when unlabelled.
         labels: int64 (N,), an index into `classes`; -1 where unlabelled.
-        sources: files, or uint8 arrays (H, W, 3) held in memory.
+        sources: files, files inside of files, or uint8 arrays (H, W, 3) in memory.
         names: how each picture is called in reports.
     """
 
     location: str
     classes: tuple[str, ...]
     labels: Labels
-    sources: Sequence[Path] | Sequence[Pixels]
+    sources: Sequence[Source]
     names: Sequence[str]
 
     @classmethod
     def open(cls, location: str | Path) -> PictureSet:
-        """Opens "demo:train", "demo:test", "demo" (the same as "demo:test"), or a folder.
+        """Opens "demo:train" or "demo:test", a folder in a known layout, or WebDataset shards.
+
+        A set that is divided gives its test pictures, unless ":train" is added.
 
         Raises:
-            DataError: no such folder, no pictures in it, or a class without any.
+            DataError: nothing there, nothing in a layout that is known, or a class without pictures.
         """
         text = str(location)
         if text == "demo" or text.startswith("demo:"):
             return _demo(text.partition(":")[2] or "test")
-        return _from_folder(Path(location))
+        found = datasets.read(text)
+        return cls(found.location, found.classes, found.labels, found.sources, found.names)
 
     @classmethod
     def from_files(cls, files: Sequence[Path], location: str = "list of files") -> PictureSet:
@@ -72,8 +75,7 @@ class PictureSet:
 
     def picture(self, index: int) -> Pixels:
         """uint8 (H, W, 3) RGB. Raises PictureError."""
-        source = self.sources[index]
-        return decode(source) if isinstance(source, Path) else source
+        return decoded(self.sources[index])
 
     def pixels(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
         """Fitted pictures, uint8 (n, height, width, 3), and their labels, in order; the last batch may be shorter."""
@@ -95,7 +97,7 @@ class PictureSet:
             self.location,
             self.classes,
             self.labels[chosen],
-            cast("Sequence[Path]", [self.sources[i] for i in chosen]),
+            [self.sources[i] for i in chosen],
             [self.names[i] for i in chosen],
         )
 
@@ -117,10 +119,7 @@ class PictureSet:
 
     def content_hashes(self) -> list[str]:
         """SHA-256 of every picture's content (file bytes, or pixels), in order."""
-        return [
-            file_sha256(s) if isinstance(s, Path) else hashlib.sha256(f"{s.shape}".encode() + s.tobytes()).hexdigest()
-            for s in self.sources
-        ]
+        return [_content_hash(source) for source in self.sources]
 
     def digest(self) -> str:
         """SHA-256 of the set's content, whatever its order and its file names."""
@@ -136,34 +135,12 @@ def _sound(picture: Fitted) -> Pixels:
     return picture
 
 
-def _from_folder(folder: Path) -> PictureSet:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is no folder" if folder.exists() else f"{folder} does not exist",
-            expected="a folder with one subfolder of pictures a class, or demo:test",
-        )
-    folder = folder.resolve()
-    class_folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not class_folders:
-        flat = _pictures_in(folder)
-        if not flat:
-            raise DataError(f"{folder} holds no pictures", expected=f"files ending in {', '.join(sorted(SUFFIXES))}")
-        return PictureSet.from_files(flat, str(folder))
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, class_folder in enumerate(class_folders):
-        found = _pictures_in(class_folder)
-        if not found:
-            raise DataError(f"class folder {class_folder} holds no pictures", expected="at least one picture a class")
-        files += found
-        labels += [label] * len(found)
-    classes = tuple(p.name for p in class_folders)
-    names = [str(f.relative_to(folder)) for f in files]
-    return PictureSet(str(folder), classes, np.array(labels, np.int64), files, names)
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def _content_hash(source: Source) -> str:
+    if isinstance(source, (str, Path)):
+        return file_sha256(Path(source))
+    if isinstance(source, Packed):
+        return hashlib.sha256(source.read()).hexdigest()
+    return hashlib.sha256(f"{source.shape}".encode() + source.tobytes()).hexdigest()
 
 
 @cache

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
+from alexnet_deploy import datasets
+from alexnet_deploy.decoding import Source
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Prediction, Runtime
 from alexnet_deploy.types import Progress, silent
@@ -23,7 +24,7 @@ class NamedPicture:
     """A picture to classify, and how it is called in the report."""
 
     name: str
-    source: Path | Pixels
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ def collect(locations: Iterable[str]) -> Iterator[NamedPicture]:
     """The pictures that are meant, one after another. A file that is missing is found out when it is read.
 
     Args:
-        locations: files; folders; "demo:test"; glob patterns ("photos/**/*.jpg"); "@list.txt", a file with one location a
-            line; "-", the same from stdin, taken as it comes.
+        locations: files; folders and other picture sets; "demo:test"; glob patterns ("photos/**/*.jpg"); "@list.txt", a file
+            with one location a line; "-", the same from stdin, taken as it comes.
 
     Raises:
         DataError: a folder or a pattern without pictures, or a list that cannot be read.
@@ -75,7 +76,7 @@ def collect(locations: Iterable[str]) -> Iterator[NamedPicture]:
             yield from collect(line.rstrip("\r\n") for line in sys.stdin if line.strip())
         elif location.startswith("@"):
             yield from collect(_lines(Path(location[1:])))
-        elif location.partition(":")[0] == "demo" or Path(location).is_dir():
+        elif location.partition(":")[0] == "demo" or datasets.is_set(location):
             yield from _picture_set(location)
         elif any(sign in location for sign in "*?[") and not Path(location).exists():
             yield from _matching(location)
@@ -91,10 +92,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _picture_set(location: str) -> Iterator[NamedPicture]:
-    pictures = PictureSet.open(location)
-    folder = Path(location) if Path(location).is_dir() else None
-    for index, name in enumerate(pictures.names):
-        yield NamedPicture(str(folder / name) if folder else name, pictures.sources[index])
+    """All pictures of a set, those of every part of it; files are called by the path that was given."""
+    root = Path(location).resolve()
+    for part in [location] if location.partition(":")[0] == "demo" else datasets.locations_of_parts(location):
+        pictures = PictureSet.open(part)
+        for name, source in zip(pictures.names, pictures.sources, strict=True):
+            yield NamedPicture(str(Path(location) / source.relative_to(root)) if isinstance(source, Path) else name, source)
 
 
 def _matching(pattern: str) -> Iterator[NamedPicture]:
@@ -118,7 +121,7 @@ def predict_each(
     """
     names: deque[str] = deque()
 
-    def sources() -> Iterator[Path | Pixels]:
+    def sources() -> Iterator[Source]:
         for picture in pictures:
             names.append(picture.name)
             yield picture.source

@@ -30,7 +30,7 @@ MAX_PICTURE_PIXELS = 100_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
 
 
-def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels:
+def decode(source: str | Path | bytes, *, at_least: int | None = None, name: str = "") -> Pixels:
     """Reads a picture file (or its bytes) as 8-bit RGB, as a person sees it.
 
     EXIF rotation is applied, greyscale and CMYK become RGB, 16 bits become 8, transparency is laid on white.
@@ -38,6 +38,7 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels
     Args:
         source: the file.
         at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side gets shorter than this.
+        name: what errors call bytes.
 
     Returns:
         uint8 (H, W, 3).
@@ -47,7 +48,7 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>"
+    name = name or (str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF; size is checked below
@@ -72,7 +73,7 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None) -> Pixels
         ) from error
 
 
-def decode_fitted(source: str | Path | bytes, recipe: Preprocess) -> Pixels:
+def decode_fitted(source: str | Path | bytes, recipe: Preprocess, *, name: str = "") -> Pixels:
     """`decode`, then `fit`.
 
     A JPEG of more than four times the size that is wanted is decoded at a half, a quarter or an eighth, to twice that size
@@ -86,7 +87,7 @@ def decode_fitted(source: str | Path | bytes, recipe: Preprocess) -> Pixels:
     """
     wanted = max(recipe.height, recipe.width, recipe.resize or 0)
     exact = recipe.interpolation == "nearest"  # takes single pixels, which no smaller picture has
-    return fit(decode(source, at_least=None if exact else 2 * wanted), recipe)
+    return fit(decode(source, at_least=None if exact else 2 * wanted, name=name), recipe)
 
 
 def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:

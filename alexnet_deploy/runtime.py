@@ -19,7 +19,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_pat
 from alexnet_deploy.package import open_artifact
 from alexnet_deploy.preprocess import Pixels, normalise, prepare
 from alexnet_deploy.types import BatchRange, OutputKind
+
+if TYPE_CHECKING:
+    from alexnet_deploy.decoding import Source
 
 log = logs.logger(__name__)
 
@@ -216,7 +219,7 @@ class Runtime:
         return [outcome.unwrap() for outcome in self.classify_each(sources, top)]
 
     def classify_each(
-        self, sources: Iterable[str | Path | Pixels], top: int = 5, *, batch_size: int | None = None, workers: int | None = None
+        self, sources: Iterable[Source], top: int = 5, *, batch_size: int | None = None, workers: int | None = None
     ) -> Iterator[Outcome]:
         """`classify` for any number of pictures: one Outcome each, in order, and a broken picture does not stop the rest.
 
@@ -233,7 +236,7 @@ class Runtime:
         return self._classify_each(sources, top, batch_size or self.batch.opt, workers, self.recipe)
 
     def _classify_each(
-        self, sources: Iterable[str | Path | Pixels], top: int, batch_size: int, workers: int | None, recipe: Preprocess
+        self, sources: Iterable[Source], top: int, batch_size: int, workers: int | None, recipe: Preprocess
     ) -> Iterator[Outcome]:
         from alexnet_deploy.decoding import fitted
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_deploy import datasets
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
 
 HELD_OUT = 0.1  # of a folder that comes without a validation set
-_VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,39 +22,60 @@ class Split:
     validation: PictureSet
 
 
-def open_split(location: str | Path, seed: int) -> Split:
+def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     """The training and validation pictures at a location.
 
     Args:
-        location: "demo"; a folder with train/ and val/ (or valid, validation, test) in it, one subfolder a class in each;
-            or one folder of class folders, of which a tenth of each class is held out.
+        location: "demo", or a set in any layout that `alexnet_deploy.datasets` reads. Of a set that is not divided a tenth of
+            each class is held out.
         seed: of what is held out.
+        validation: where the validation pictures are, when they are elsewhere.
 
     Raises:
         DataError: no pictures, no labels, fewer than two classes, an empty class, or classes that differ between the two.
     """
-    if str(location) in ("demo", "demo:train"):
+    place, part = datasets.split_location(str(location))
+    if validation:
+        return _checked(Split(PictureSet.open(_training_part(place, part)), PictureSet.open(validation)))
+    if place == "demo":
         return Split(PictureSet.open("demo:train"), PictureSet.open("demo:test"))
-    folder = Path(location)
-    if (folder / "train").is_dir():
-        found = [folder / name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
-        if not found:
-            raise DataError(f"{folder} has a train/ but no validation pictures", expected=f"a folder {folder / 'val'} beside it")
-        split = Split(_labelled(PictureSet.open(folder / "train")), PictureSet.open(found[0]))
-        if split.train.classes != split.validation.classes:
-            different = sorted(set(split.train.classes) ^ set(split.validation.classes))
-            raise DataError(
-                f"{folder / 'train'} and {found[0]} have different classes: {', '.join(different[:5])}",
-                expected="the same class folders in both",
-            )
-        return split
-    return _hold_out(_labelled(PictureSet.open(folder)), seed)
+    found = datasets.parts(place)
+    if part or "" in found:
+        return _hold_out(_labelled(PictureSet.open(location)), seed)
+    if len(found) == 1:
+        lacks, name = ("training", "train") if "test" in found else ("validation", "val")
+        raise DataError(
+            f"{place} has no {lacks} pictures",
+            expected=f"a folder {Path(place) / name}, or such files of its layout",
+            fix=f"--data {place}:train, which holds out a tenth of each class, or --validation" if lacks == "validation" else "",
+        )
+    return _checked(Split(PictureSet.open(f"{place}:train"), PictureSet.open(f"{place}:test")))
+
+
+def _training_part(place: str, part: str) -> str:
+    """The location of the training pictures, where a set is divided."""
+    divided = place == "demo" or "train" in datasets.parts(place)
+    return f"{place}:{part or 'train'}" if part or divided else place
+
+
+def _checked(split: Split) -> Split:
+    train, validation = _labelled(split.train), split.validation
+    if train.classes != validation.classes:
+        different = sorted(set(train.classes) ^ set(validation.classes))
+        raise DataError(
+            f"{train.location} and {validation.location} have different classes: {', '.join(different[:5])}",
+            expected="the same classes in both",
+        )
+    return split
 
 
 def _labelled(pictures: PictureSet) -> PictureSet:
     if len(pictures.classes) < 2:
         found = f"one class ({pictures.classes[0]})" if pictures.classes else "pictures but no class folders"
-        raise DataError(f"{pictures.location} holds {found}", expected="one subfolder of pictures a class, at least two")
+        raise DataError(
+            f"{pictures.location} holds {found}",
+            expected="labelled pictures of at least two classes, such as one subfolder a class",
+        )
     return pictures
 
 
