@@ -17,7 +17,7 @@ from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.parity import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import exposing, feeds
+from alexnet_deploy.quantization.calibration import feeds
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
@@ -70,7 +70,7 @@ def layer_errors(
             f"{reference.path.name} and {candidate.path.name} have no layer of the same name", expected="one made from the other"
         )
     names = [layer.output for layer in layers]
-    runners = [GraphRunner(exposing(graph, names, only=True)) for graph in (ours, theirs)]
+    runners = [GraphRunner(graph, names) for graph in (ours, theirs)]
     sums = {name: _Sums() for name in names}
     done = 0
     for feed, rows in feeds(pictures, reference.manifest, batch_size):
@@ -103,6 +103,7 @@ def _layer_error(layer: str, op: str, precision: Precision, sums: _Sums) -> Laye
 def compare_layers(
     reference: Runtime, candidates: Sequence[Runtime], pictures: PictureSet, progress: Progress = silent
 ) -> tuple[LayerErrors, ...]:
-    """`layer_errors` for several candidates, on PICTURES of the pictures; for a plan whose twin runs, the twin's layers."""
+    """`layer_errors` for several candidates, on PICTURES of the pictures; for a plan whose twin runs, the twin's layers, once."""
     chosen = pictures.sample(PICTURES)
-    return tuple(layer_errors(reference.running, each.running, chosen, progress=progress) for each in candidates)
+    graphs = {each.running.manifest.sha256: each.running for each in candidates}
+    return tuple(layer_errors(reference.running, graph, chosen, progress=progress) for graph in graphs.values())

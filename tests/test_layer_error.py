@@ -11,8 +11,9 @@ from tiny import tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.layer_error import layer_errors
+from alexnet_deploy.layer_error import compare_layers, layer_errors
 from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.runtime import Runtime
 
 
 def changed(path: Path, weight: str, factor: float) -> Artifact:
@@ -46,6 +47,12 @@ def test_the_batch_size_does_not_matter(tmp_path: Path) -> None:
     one, whole = (layer_errors(own, other, picture_set(7), batch_size=size) for size in (1, 7))
     for left, right in zip(one.layers, whole.layers, strict=True):
         assert left.sqnr_db == pytest.approx(right.sqnr_db, rel=1e-5)
+
+
+def test_a_graph_that_runs_for_two_artifacts_is_shown_once(tmp_path: Path) -> None:
+    path = tiny_artifact(tmp_path / "own.onnx").path
+    with Runtime(path) as reference, Runtime(path) as one, Runtime(path) as again:
+        assert len(compare_layers(reference, [one, again], picture_set(10))) == 1
 
 
 def test_what_cannot_be_looked_into_is_refused(tmp_path: Path) -> None:

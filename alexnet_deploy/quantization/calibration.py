@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from alexnet_deploy.errors import CalibrationError, DataWarning
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
@@ -115,7 +115,7 @@ class WeightRounder:
         layers = find_layers(graph)
         moments = moments_of(graph, layers)
         given = graph.graph.input[0].name
-        runner = GraphRunner(exposing(graph, [d for d in dict.fromkeys(x.data for x in layers) if d != given]))
+        runner = GraphRunner(graph, [d for d in dict.fromkeys(x.data for x in layers) if d != given])
         few = _by_content(self._pictures, _ROUNDING_PICTURES)
         for feed, rows in feeds(few, self._model.manifest, _ROUNDING_BATCH):
             values = dict(zip(runner.outputs, runner.run(feed), strict=True)) | {given: feed}
@@ -236,7 +236,7 @@ class Observer:
         self.histograms = {name: Histogram() for name in tensors}
         self._manifest = manifest
         self._given = model.graph.input[0].name
-        self._runner = GraphRunner(exposing(model, [name for name in tensors if name != self._given]))
+        self._runner = GraphRunner(model, [name for name in tensors if name != self._given])
 
     def add(self, pictures: PictureSet, batch_size: int = 16, progress: Progress = silent) -> None:
         """Runs the graph on every picture, in smaller batches where the activations would take too much memory."""
@@ -269,7 +269,7 @@ def logits_of(model: ModelProto) -> str:
 
 def logits(model: ModelProto, manifest: Manifest, pictures: PictureSet, batch_size: int = 16) -> npt.NDArray[np.float32]:
     """What a graph in memory answers, float32 (N, classes); Q/DQ as written."""
-    runner = GraphRunner(exposing(model, [logits_of(model)], only=True))
+    runner = GraphRunner(model, [logits_of(model)])
     rows = [runner.run(feed)[0][:count] for feed, count in feeds(pictures, manifest, batch_size)]
     return np.concatenate(rows).reshape(len(pictures), -1).astype(np.float32)
 
@@ -317,17 +317,6 @@ def _split(pictures: PictureSet, hashes: Sequence[str]) -> tuple[PictureSet, Pic
 def _by_content(pictures: PictureSet, count: int) -> PictureSet:
     """`count` pictures, the same and in the same order however the set is ordered; not those that `_split` holds back."""
     return pictures.subset(np.argsort(np.array(pictures.content_hashes()), kind="stable")[::-1][:count])
-
-
-def exposing(model: ModelProto, tensors: Sequence[str], *, only: bool = False) -> ModelProto:
-    """The same graph with `tensors` as outputs, beside its own or in their stead; weights are shared, not copied."""
-    exposed = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    exposed.graph.CopyFrom(model.graph)
-    if only:
-        del exposed.graph.output[:]
-    present = {output.name for output in exposed.graph.output}
-    exposed.graph.output.extend(ValueInfoProto(name=name) for name in tensors if name not in present)
-    return exposed
 
 
 def _exposed_bytes(runner: GraphRunner, manifest: Manifest, pictures: PictureSet) -> int:
