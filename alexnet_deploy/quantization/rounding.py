@@ -9,7 +9,7 @@ labels. Scales and the cost at run time stay as they were. What it gains is in d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,38 +22,58 @@ from alexnet_deploy.quantization.weights import FP8, FP8_LIMIT, INT8_LIMIT, Quan
 from alexnet_deploy.types import Precision
 
 Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Rounding = Callable[[Float64], Float64]
+Rounding = Callable[[Float32], Float32]
 
 # Inputs further apart than this are taken as uncorrelated: a layer of 9,216 inputs would need 9,216^3 operations otherwise.
 BLOCK = 1024
 _POSITIONS = 48  # of a convolution, taken from each picture, evenly spread
 _DAMPING = 0.01  # of the mean second moment, added to the diagonal: there are fewer pictures than inputs
-_LAZY = 128  # inputs whose effect on later ones is gathered into one matrix product
+_LAZY = 32  # inputs whose effect on later ones is gathered into one matrix product
+
+
+class Compensation(NamedTuple):
+    """How the inputs of one block make up for each other.
+
+    Attributes:
+        order: int64 (n,), the inputs in the order of rounding: those with most power first, while there are most others left
+            to make up for them.
+        factor: float32 (n, n), upper triangular, in that order: row i says how later inputs make up for input i.
+    """
+
+    order: npt.NDArray[np.int64]
+    factor: Float32
 
 
 class Moments:
     """Sums of x x^T over the inputs x that one layer's weights see, in blocks along the diagonal; a group of a Conv apart.
 
     Attributes:
-        blocks: for each group, its blocks, float64 (n, n).
+        blocks: for each group, its blocks, float32 (n, n).
     """
 
     def __init__(self, layer: Layer, node: NodeProto, dims: Sequence[int]) -> None:
         self._layer, self._node = layer, node
         self._dims = tuple(dims)
-        self.blocks: list[list[Float64]] = []
+        self.blocks: list[list[Float32]] = []
+        self._compensations: list[list[Compensation | None]] | None = None
 
     def add(self, data: Float32) -> None:
         """Takes the layer's data, (N, C, H, W) or (N, features)."""
         seen = _patches(data, self._node, self._dims) if self._layer.op == "Conv" else data[None]
-        sums = [[_moment(part) for part in np.split(group, range(BLOCK, group.shape[1], BLOCK), axis=1)] for group in seen]
+        sums = [[part.T @ part for part in np.split(group, range(BLOCK, group.shape[1], BLOCK), axis=1)] for group in seen]
         if not self.blocks:
             self.blocks = sums
         else:
             for kept, new in zip(self.blocks, sums, strict=True):
                 for total, part in zip(kept, new, strict=True):
                     total += part
+
+    def compensations(self) -> list[list[Compensation | None]]:
+        """For each group and block; None for a block that never saw anything. Once all sums are taken: they are let go of."""
+        if self._compensations is None:
+            self._compensations = [[_compensation(block) for block in group] for group in self.blocks]
+            self.blocks = []
+        return self._compensations
 
 
 def can_refine(layer: Layer, node: NodeProto, dims: Sequence[int]) -> bool:
@@ -76,36 +96,36 @@ def refine(values: Float32, axis: int, moments: Moments, precision: Precision, *
     """One layer's weights rounded for least error of its output; the arguments otherwise as those of `quantise_weight`."""
     plain = quantise_weight(values, axis, precision, limit=limit)
     matrix = np.moveaxis(values, axis, 0)
-    shape = matrix.shape
-    rows = matrix.reshape(len(matrix), -1).astype(np.float64)
+    rows = matrix.reshape(len(matrix), -1)
+    stored = np.empty(rows.shape, plain.values.dtype)
     rounding = _to_fp8 if precision is Precision.FP8 else _to_integers(limit)
-    scaled = rows / plain.scale[:, None].astype(np.float64)
-    for group, blocks in zip(np.split(np.arange(len(rows)), len(moments.blocks)), moments.blocks, strict=True):
-        start = 0
-        for block in blocks:
-            stop = start + len(block)
-            scaled[group, start:stop] = _compensated(scaled[group, start:stop], block, rounding)
-            start = stop
-    stored = np.ascontiguousarray(np.moveaxis(scaled.reshape(shape), 0, axis)).astype(plain.values.dtype)
-    return QuantisedWeight(stored, plain.scale, axis)
+    groups = moments.compensations()
+    for group, blocks in zip(np.split(np.arange(len(rows)), len(groups)), groups, strict=True):
+        scale = plain.scale[group, None]
+        for number, block in enumerate(blocks):
+            part = slice(number * BLOCK, (number + 1) * BLOCK)
+            scaled = rows[group, part] / scale
+            stored[group, part] = rounding(scaled) if block is None else _compensated(scaled, block, rounding)
+    return QuantisedWeight(np.ascontiguousarray(np.moveaxis(stored.reshape(matrix.shape), 0, axis)), plain.scale, axis)
 
 
-def _compensated(rows: Float64, moment: Float64, rounding: Rounding) -> Float64:
-    """Rounds `rows`, (outputs, n), already divided by their scale, for least error under the inputs' `moment`, (n, n).
-
-    Inputs with most power come first, while there are most others left to make up for them.
-    """
-    power = np.diag(moment)
+def _compensation(moment: Float32) -> Compensation | None:
+    power = np.diag(moment).astype(np.float64)
     if not power.any():
-        return rounding(rows)
+        return None
     order = np.argsort(-power, kind="stable")
     damped = moment[np.ix_(order, order)] + _DAMPING * power.mean() * np.eye(len(moment))
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper: row i says how later inputs make up for input i
+    return Compensation(order, np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32))
+
+
+def _compensated(rows: Float32, block: Compensation, rounding: Rounding) -> Float32:
+    """Rounds `rows`, (outputs, n), already divided by their scale, for least error under the inputs' moment."""
+    order, factor = block
     left = np.ascontiguousarray(rows[:, order].T)  # (inputs, outputs): one input's weights lie side by side
     done = np.empty_like(left)
     for start in range(0, len(order), _LAZY):
         stop = min(start + _LAZY, len(order))
-        errors = np.empty((stop - start, len(rows)))
+        errors = np.empty((stop - start, len(rows)), np.float32)
         for i in range(start, stop):
             done[i] = rounding(left[i])
             errors[i - start] = (left[i] - done[i]) / factor[i, i]
@@ -120,12 +140,8 @@ def _to_integers(limit: int) -> Rounding:
     return lambda scaled: np.clip(np.rint(scaled), -limit, limit)
 
 
-def _to_fp8(scaled: Float64) -> Float64:
-    return np.asarray(np.clip(scaled, -FP8_LIMIT, FP8_LIMIT).astype(FP8).astype(np.float64))
-
-
-def _moment(part: Float32) -> Float64:
-    return np.asarray((part.T @ part).astype(np.float64))
+def _to_fp8(scaled: Float32) -> Float32:
+    return np.asarray(np.clip(scaled, -FP8_LIMIT, FP8_LIMIT).astype(FP8).astype(np.float32))
 
 
 def _patches(data: Float32, node: NodeProto, dims: Sequence[int]) -> Float32:
