@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_deploy.errors import ModelError
+from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.quantization.four_bit import BLOCK, quantise_blocks, to_four_bit
 from alexnet_deploy.runtime import Runtime
@@ -84,6 +84,23 @@ def test_both_engines_run_it_and_come_close_to_float(tmp_path: Path) -> None:
             found = runtime.logits(batch)
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert 1e-4 < error < 0.15, backend
+
+
+def test_longer_blocks_take_fewer_bytes_and_round_more_coarsely(tmp_path: Path) -> None:
+    artifact = network(tmp_path)
+    batch = float_batch(32)
+    with Runtime(artifact.path) as runtime:
+        expected = runtime.logits(batch)
+    sizes, errors = [], []
+    for block in (16, 64):
+        four = to_four_bit(artifact, tmp_path / f"{block}.onnx", block=block)
+        with Runtime(four.path, backend="onnxruntime") as runtime:
+            errors.append(np.linalg.norm(runtime.logits(batch) - expected))
+        sizes.append(four.manifest.size_bytes)
+    assert sizes[0] > sizes[1]
+    assert errors[0] < errors[1]
+    with pytest.raises(InputError, match="blocks of 48"):
+        to_four_bit(artifact, tmp_path / "48.onnx", block=48)
 
 
 def test_a_graph_without_wide_layers_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from alexnet_deploy.manifest import Preprocess
@@ -53,10 +54,9 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
     if given.dtype == "uint8":
         _read_as_float(graph, given.name, chain)
     else:
-        shape = (-1, 1, 1) if recipe.layout == "nchw" else (-1,)
         std = np.asarray(recipe.std, np.float32)
-        chain.then("Mul", "scale", chain.constant("gain", (np.float32(recipe.scale) / std).reshape(shape)))
-        chain.then("Add", "offset", chain.constant("bias", (-np.asarray(recipe.mean, np.float32) / std).reshape(shape)))
+        chain.then("Mul", "scale", chain.constant("gain", _rows(np.float32(recipe.scale) / std, recipe)))
+        chain.then("Add", "offset", chain.constant("bias", _rows(-np.asarray(recipe.mean, np.float32) / std, recipe)))
         edit.rename_reads(graph, given.name, chain.last)
     for index, node in enumerate(chain.nodes):
         graph.node.insert(index, node)
@@ -64,6 +64,13 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
     graph.input[0].CopyFrom(pixels)
     edit.drop_unused(graph)
     return replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
+
+
+def _rows(channels: npt.NDArray[np.float32], recipe: Preprocess) -> npt.NDArray[np.float32]:
+    """One value a channel, for a whole row of pixels: onnxruntime adds three values in turn ten times slower than a row."""
+    if recipe.layout == "nchw":
+        return np.broadcast_to(channels[:, None, None], (recipe.channels, 1, recipe.width))
+    return np.broadcast_to(channels, (recipe.width, recipe.channels))
 
 
 class _Chain:

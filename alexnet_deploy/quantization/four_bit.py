@@ -1,8 +1,8 @@
 """Fully connected layers with 4-bit weights, for the CPU: an eighth of FP32's bytes, and half of INT8's.
 
 At batch 1 a fully connected layer takes as long as its weights take to come from memory, and those of AlexNet are 96 % of
-the model. Weights become int4 in blocks of BLOCK along the input channels, with one scale a block; activations are quantised
-by the engine, block by block, as they come. Written as onnxruntime's MatMulNBits, which OpenVINO reads too. (Standard ONNX,
+the model. Weights become int4 in blocks along the input channels, with one scale a block; activations are quantised by the
+engine, block by block, as they come. Written as onnxruntime's MatMulNBits, which OpenVINO reads too. (Standard ONNX,
 a blocked DequantizeLinear before a MatMul, would do: onnxruntime 1.32 fuses only the last of a chain of three.)
 """
 
@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, helper
 
-from alexnet_deploy.errors import ModelError
+from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
+from alexnet_deploy.quantization.width_to_channels import width_to_channels
 
 BLOCK = 32
+BLOCKS = (16, 32, 64, 128, 256)
 DOMAIN = "com.microsoft"
 LARGEST, SMALLEST = 7, -8
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
@@ -30,20 +32,28 @@ _ROWS_AT_ONCE = 256
 Float32 = npt.NDArray[np.float32]
 
 
-def to_four_bit(model: Artifact, output: str | Path) -> Artifact:
-    """Writes a graph whose fully connected layers have 4-bit weights; all else stays as it is.
+def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> Artifact:
+    """Writes a graph whose fully connected layers have 4-bit weights.
+
+    All else computes the same numbers; an INT8 convolution of pictures is written as onnxruntime runs it faster (see
+    `width_to_channels`).
 
     Args:
         model: an FP32 graph, or an INT8 one in the CPU form, whose 8-bit weights are rounded once more.
         output: where it goes; ends in .onnx.
+        block: input channels with a scale in common, one of BLOCKS. Longer blocks are read faster, and rounded more coarsely.
 
     Raises:
-        ModelError: it has no fully connected layer whose input channels divide by BLOCK.
+        InputError: another `block`.
+        ModelError: it has no fully connected layer whose input channels divide by `block`.
     """
+    if block not in BLOCKS:
+        raise InputError(f"blocks of {block}", expected=f"one of {', '.join(map(str, BLOCKS))}")
     graph = load_graph(model.path)
-    changed = [node.name for node in list(edit.nodes_of(graph.graph, "Gemm")) if _replace(graph.graph, node)]
+    width_to_channels(graph)
+    changed = [node.name for node in list(edit.nodes_of(graph.graph, "Gemm")) if _replace(graph.graph, node, block)]
     if not changed:
-        raise ModelError(f"{model.path} has no fully connected layer to write in 4 bits", expected=f"input channels by {BLOCK}")
+        raise ModelError(f"{model.path} has no fully connected layer to write in 4 bits", expected=f"input channels by {block}")
     while edit.drop_unused(graph.graph):
         pass
     if not any(domain.domain == DOMAIN for domain in graph.opset_import):
@@ -51,17 +61,17 @@ def to_four_bit(model: Artifact, output: str | Path) -> Artifact:
     return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
 
 
-def quantise_blocks(weights: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """Weights (inputs, outputs) to int4 in blocks of BLOCK inputs.
+def quantise_blocks(weights: Float32, block: int = BLOCK) -> tuple[npt.NDArray[np.int8], Float32]:
+    """Weights (inputs, outputs) to int4 in blocks of `block` inputs.
 
     A block's scale is the one of a few that leaves the smallest squared error: cutting its largest weights off a little
     makes the steps finer for all others.
 
     Returns:
-        int8 (inputs, outputs) within -8..7, and float32 scales (inputs / BLOCK, outputs).
+        int8 (inputs, outputs) within -8..7, and float32 scales (inputs / block, outputs).
     """
     inputs, outputs = weights.shape
-    blocks = weights.reshape(inputs // BLOCK, BLOCK, outputs)
+    blocks = weights.reshape(inputs // block, block, outputs)
     # The largest weight, whatever its sign, lands on -8: the side that has one step more.
     extremes = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
     best_error = np.full(extremes.shape, np.inf, np.float32)
@@ -80,25 +90,26 @@ def _round(blocks: Float32, scale: Float32) -> Float32:
     return cast(Float32, np.clip(np.rint(blocks / scale), SMALLEST, LARGEST))
 
 
-def _replace(graph: GraphProto, node: NodeProto) -> bool:
+def _replace(graph: GraphProto, node: NodeProto, block: int) -> bool:
     """Gemm -> MatMul with 4-bit weights, and Add. Whether it could be done."""
     weights = _weights(graph, node)
-    if weights is None or len(weights) % BLOCK:
+    if weights is None or len(weights) % block:
         return False
     # In parts: the whole of AlexNet's first layer and its temporary arrays would take a gigabyte.
-    parts = [quantise_blocks(weights[:, start : start + _ROWS_AT_ONCE]) for start in range(0, weights.shape[1], _ROWS_AT_ONCE)]
+    starts = range(0, weights.shape[1], _ROWS_AT_ONCE)
+    parts = [quantise_blocks(weights[:, start : start + _ROWS_AT_ONCE], block) for start in starts]
     values, scales = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
     name = node.name or node.output[0]
     inputs, outputs = weights.shape
-    stored = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.weight.int4"), _packed(values))
+    stored = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.weight.int4"), _packed(values, block))
     scale = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.weight.int4.scale"), scales.T.reshape(-1))
     bias = node.input[2] if len(node.input) > 2 else ""
     product = edit.fresh_name(graph, f"{name}.product") if bias else node.output[0]
-    how = {"K": inputs, "N": outputs, "bits": 4, "block_size": BLOCK, "accuracy_level": _INT8_ACTIVATIONS}
+    how = {"K": inputs, "N": outputs, "bits": 4, "block_size": block, "accuracy_level": _INT8_ACTIVATIONS}
     data = _unquantised(graph, node.input[0])
     made = [helper.make_node("MatMulNBits", [data, stored, scale], [product], name, domain=DOMAIN, **how)]
     if bias:
-        made.append(helper.make_node("Add", [product, bias], [node.output[0]], f"{name}.bias"))
+        made.append(helper.make_node("Add", [product, _as_float(graph, bias)], [node.output[0]], f"{name}.bias"))
     index = next(i for i, other in enumerate(graph.node) if other is node)
     edit.remove_nodes(graph, [node])
     for offset, new in enumerate(made):
@@ -106,9 +117,9 @@ def _replace(graph: GraphProto, node: NodeProto) -> bool:
     return True
 
 
-def _packed(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """int4 (inputs, outputs) as MatMulNBits stores them: (outputs, blocks, BLOCK / 2), 8 added, the earlier in the low bits."""
-    shifted = (values.T - SMALLEST).astype(np.uint8).reshape(values.shape[1], -1, BLOCK)
+def _packed(values: npt.NDArray[np.int8], block: int) -> npt.NDArray[np.uint8]:
+    """int4 (inputs, outputs) as MatMulNBits stores them: (outputs, blocks, block / 2), 8 added, the earlier in the low bits."""
+    shifted = (values.T - SMALLEST).astype(np.uint8).reshape(values.shape[1], -1, block)
     return cast("npt.NDArray[np.uint8]", shifted[..., 0::2] | shifted[..., 1::2] << 4)
 
 
@@ -127,6 +138,18 @@ def _weights(graph: GraphProto, node: NodeProto) -> Float32 | None:
     else:
         return None
     return np.ascontiguousarray(weights.T if edit.attribute(node, "transB", 0) else weights, np.float32)
+
+
+def _as_float(graph: GraphProto, name: str) -> str:
+    """A float initialiser of what DequantizeLinear makes of a stored one; `name` itself where nothing does."""
+    stored, made_by = edit.initialisers(graph), edit.producers(graph)
+    source = made_by.get(name)
+    if source is None or source.op_type != "DequantizeLinear" or any(operand not in stored for operand in source.input):
+        return name
+    values, scale = (edit.array(stored[operand]).astype(np.float32) for operand in source.input[:2])
+    if len(source.input) > 2 and edit.array(stored[source.input[2]]).any():
+        return name
+    return edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.float"), values * scale)
 
 
 def _unquantised(graph: GraphProto, name: str) -> str:
