@@ -38,7 +38,22 @@ class Packed:
             raise PictureError(f"{self.name} cannot be read ({error})", expected="the file that it was found in") from error
 
 
-Source = str | Path | Pixels | Packed
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A file that has come over a network."""
+
+    name: str
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def read(self) -> bytes:
+        return self.content
+
+
+Source = str | Path | Pixels | Packed | InMemory
 Fitted = Pixels | PictureError | InputError
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -48,7 +63,7 @@ def decoded(source: Source) -> Pixels:
     """uint8 (H, W, 3) RGB. Raises PictureError."""
     if isinstance(source, (str, Path)):
         return decode(source)
-    return decode(source.read(), name=source.name) if isinstance(source, Packed) else np.ascontiguousarray(source)
+    return decode(source.read(), name=source.name) if isinstance(source, (Packed, InMemory)) else np.ascontiguousarray(source)
 
 
 def fitted(
@@ -92,7 +107,7 @@ def fitted_one(source: Source, recipe: Preprocess) -> Fitted:
     try:
         if isinstance(source, (str, Path)):
             return decode_fitted(source, recipe)
-        if isinstance(source, Packed):
+        if isinstance(source, (Packed, InMemory)):
             return decode_fitted(source.read(), recipe, name=source.name)
         if (
             not isinstance(source, np.ndarray)

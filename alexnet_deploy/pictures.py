@@ -21,7 +21,7 @@ import numpy.typing as npt
 from alexnet_deploy import datasets
 from alexnet_deploy.datasets.found import UNLABELLED as UNLABELLED
 from alexnet_deploy.datasets.found import Labels as Labels
-from alexnet_deploy.decoding import Fitted, Packed, Source, decoded, fitted
+from alexnet_deploy.decoding import Fitted, InMemory, Packed, Source, decoded, fitted
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.preprocess import Batch, Pixels, normalise
@@ -138,7 +138,7 @@ def _sound(picture: Fitted) -> Pixels:
 def _content_hash(source: Source) -> str:
     if isinstance(source, (str, Path)):
         return file_sha256(Path(source))
-    if isinstance(source, Packed):
+    if isinstance(source, (Packed, InMemory)):
         return hashlib.sha256(source.read()).hexdigest()
     return hashlib.sha256(f"{source.shape}".encode() + source.tobytes()).hexdigest()
 

@@ -345,8 +345,10 @@ def test_patterns_that_make_no_sense_are_refused(pattern: str) -> None:
 
 def test_a_place_in_no_layout_is_told_all_layouts(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=r"docs/howto/data\.md"):
         PictureSet.open(tmp_path)
+    with pytest.raises(DataError) as caught:
+        open_split(tmp_path, 0)
     assert all(name in str(caught.value) for name in ("CLASS/*.jpg", "ImageNet", "CIFAR", "IDX", "WebDataset"))
 
 

@@ -99,6 +99,15 @@ def test_without_colour_there_is_no_escape_sequence(measured: tuple[Verification
     assert "\x1b[" in printed(parity.verification(measured[0]), 80, colour=True)
 
 
+@given(st.integers(20, 90))
+def test_no_line_ends_in_blanks(width: int) -> None:
+    out = io.StringIO()
+    terminal.lines(
+        Console(file=out, width=width), ["alexnet.int8.onnx is written for TensorRT: onnxruntime imitates it, but slowly"]
+    )
+    assert all(line == line.rstrip() for line in out.getvalue().splitlines())
+
+
 def test_names_with_square_brackets_are_printed_as_they_are() -> None:
     text = printed(lambda console: terminal.table(console, ["a", ">b"], [["[red]x[/red]", "[/]"]], title="[bold]t"), 80)
     assert "[red]x[/red]" in text
@@ -226,7 +235,8 @@ def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
     from alexnet_deploy.report.training import training_page
     from alexnet_deploy.report.tune import tune_page
     from alexnet_deploy.tune import Trial, TuneReport
-    from training.train import EpochRecord, TrainReport, TrainSettings
+    from training.records import EpochRecord, TrainReport
+    from training.settings import TrainSettings
 
     history = tuple(EpochRecord(n, 0.1, 2 / n, 1 - 0.5 / n, 2 / n, 1 - 0.6 / n, 1.0, 100.0) for n in range(1, 61))
     trained = TrainReport(

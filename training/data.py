@@ -10,6 +10,7 @@ import numpy as np
 from alexnet_deploy import datasets
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
+from training.streams import ShardStream, is_stream
 
 HELD_OUT = 0.1  # of a folder that comes without a validation set
 
@@ -18,7 +19,7 @@ HELD_OUT = 0.1  # of a folder that comes without a validation set
 class Split:
     """Pictures to train on, and others to measure on."""
 
-    train: PictureSet
+    train: PictureSet | ShardStream
     validation: PictureSet
 
 
@@ -26,20 +27,23 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     """The training and validation pictures at a location.
 
     Args:
-        location: "demo", or a set in any layout that `alexnet_deploy.datasets` reads. Of a set that is not divided a tenth of
-            each class is held out.
+        location: "demo"; a set in any layout that `alexnet_deploy.datasets` reads, a tenth of each class of which is held out
+            where it is not divided; or the URLs of WebDataset shards ("https://host/train-{0000..0127}.tar"), which are
+            trained on as they come.
         seed: of what is held out.
         validation: where the validation pictures are, when they are elsewhere.
 
     Raises:
         DataError: no pictures, no labels, fewer than two classes, an empty class, or classes that differ between the two.
     """
+    if is_stream(str(location)):
+        return _streamed(str(location), validation)
     place, part = datasets.split_location(str(location))
     if validation:
-        return _checked(Split(PictureSet.open(_training_part(place, part)), PictureSet.open(validation)))
+        return _checked(Split(_labelled(PictureSet.open(_training_part(place, part))), PictureSet.open(validation)))
     if place == "demo":
         return Split(PictureSet.open("demo:train"), PictureSet.open("demo:test"))
-    found = datasets.parts(place)
+    found = datasets.parts(place, datasets.layouts())
     if part or "" in found:
         return _hold_out(_labelled(PictureSet.open(location)), seed)
     if len(found) == 1:
@@ -49,7 +53,18 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
             expected=f"a folder {Path(place) / name}, or such files of its layout",
             fix=f"--data {place}:train, which holds out a tenth of each class, or --validation" if lacks == "validation" else "",
         )
-    return _checked(Split(PictureSet.open(f"{place}:train"), PictureSet.open(f"{place}:test")))
+    return _checked(Split(_labelled(PictureSet.open(f"{place}:train")), PictureSet.open(f"{place}:test")))
+
+
+def _streamed(urls: str, validation: str) -> Split:
+    if not validation or is_stream(validation):
+        raise DataError(
+            f"nothing to measure on while {urls} is trained on",
+            expected="validation pictures on this machine; they name the classes too",
+            fix="--validation FOLDER, or --validation val-{0000..0003}.tar, fetched before",
+        )
+    measured = _labelled(PictureSet.open(validation))
+    return Split(ShardStream(urls, measured.classes), measured)
 
 
 def _training_part(place: str, part: str) -> str:
@@ -59,11 +74,10 @@ def _training_part(place: str, part: str) -> str:
 
 
 def _checked(split: Split) -> Split:
-    train, validation = _labelled(split.train), split.validation
-    if train.classes != validation.classes:
-        different = sorted(set(train.classes) ^ set(validation.classes))
+    if split.train.classes != split.validation.classes:
+        different = sorted(set(split.train.classes) ^ set(split.validation.classes))
         raise DataError(
-            f"{train.location} and {validation.location} have different classes: {', '.join(different[:5])}",
+            f"{split.train.location} and {split.validation.location} have different classes: {', '.join(different[:5])}",
             expected="the same classes in both",
         )
     return split

@@ -25,6 +25,7 @@ _FIND: tuple[Callable[[Path], Parts | None], ...] = (  # the most particular fir
     imagenet.find, cifar.find, idx.find, folders.find, shards.find,
 )  # fmt: skip
 _PARTS: dict[str, Part] = {"train": "train", "test": "test", "val": "test"}
+_SHORT = "picture files, or another layout of those in docs/howto/data.md"
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 
 
@@ -53,11 +54,12 @@ def locations_of_parts(location: str) -> list[str]:
     return [location] if part else [f"{place}:{name}" if name else place for name in parts(place)]
 
 
-def parts(place: str | Path) -> Parts:
+def parts(place: str | Path, expected: str = _SHORT) -> Parts:
     """What a place holds: training and test pictures, one of them, or (part "") a set that is not divided.
 
     Args:
         place: a folder, a .tar, or a pattern of .tar files.
+        expected: what the error says of a folder in no layout.
 
     Raises:
         DataError: nothing is there, or nothing in a layout that is known.
@@ -68,7 +70,7 @@ def parts(place: str | Path) -> Parts:
         for find in _FIND:
             if found := find(folder):
                 return found
-        raise DataError(f"{folder} holds no pictures in a known layout", expected=layouts())
+        raise DataError(f"{folder} holds no pictures in a known layout", expected=expected)
     if path.name.endswith(".tar"):
         files = [Path(name) for name in shards.expand(str(place))]
         missing = [file for file in files if not file.is_file()]
@@ -80,7 +82,7 @@ def parts(place: str | Path) -> Parts:
         raise DataError(f"{path} is packed", expected="a folder, or an uncompressed .tar", fix=f"unpack it: tar xf {path}")
     raise DataError(
         f"{path} is no folder" if path.exists() else f"{path} does not exist",
-        expected="a folder with one subfolder of pictures a class, another layout that train --help names, or demo:test",
+        expected="a folder with one subfolder of pictures a class, another layout of those in docs/howto/data.md, or demo:test",
     )
 
 

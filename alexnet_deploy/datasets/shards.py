@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from alexnet_deploy.preprocess import SUFFIXES
 
 LAYOUT = "WebDataset shards: a folder of *.tar, one .tar, or a pattern such as shards/train-{0000..0127}.tar"
 CLASS_NAMES = "classes.txt"
-MOST_LABEL_BYTES = 1 << 20
+_MOST_LABEL_BYTES = 1 << 20
 _MOST_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -72,8 +73,23 @@ def _choices(inside: str) -> Sequence[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
+class File(Protocol):
+    """A file of a shard: in place (Packed), or in memory."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self) -> bytes: ...
+
+
+Kind = TypeVar("Kind", bound=File)
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Generic[Kind]):
     """What one name in a shard stands for.
 
     Attributes:
@@ -81,15 +97,15 @@ class Sample:
         label: the file that names its class, None where its folder does.
     """
 
-    picture: Packed
-    label: Packed | None
+    picture: Kind
+    label: Kind | None
 
 
-def samples(files: Iterable[Packed]) -> Iterator[Sample]:
+def samples(files: Iterable[Kind]) -> Iterator[Sample[Kind]]:
     """Files that follow each other and share a name up to its first dot, as samples; those without a picture are left out."""
     key = ""
-    picture: Packed | None = None
-    label: Packed | None = None
+    picture: Kind | None = None
+    label: Kind | None = None
     for file in files:
         own, extension = split_name(file.name)
         if own != key:
@@ -111,18 +127,13 @@ def split_name(name: str) -> tuple[str, str]:
     return str(path.with_name(stem)) if stem else name, extension.lower()
 
 
-def label_of(sample: Sample, content: bytes | None) -> str:
-    """What the class of a sample is called, or numbered; "" where it is not told.
-
-    Args:
-        sample: in a shard.
-        content: of its label's file.
-
-    Raises:
-        DataError: a label that cannot be read.
-    """
-    if sample.label is None or content is None:
+def label_of(sample: Sample[Kind]) -> str:
+    """What the class of a sample is called, or numbered; "" where it is not told. Raises DataError."""
+    if sample.label is None:
         return PurePosixPath(sample.picture.name).parent.name if "/" in sample.picture.name.partition("/")[2] else ""
+    if sample.label.size > _MOST_LABEL_BYTES:
+        raise DataError(f"{sample.label.name} has {sample.label.size:,} bytes", expected="a label")
+    content = sample.label.read()
     try:
         if not sample.label.name.lower().endswith(".json"):
             return content.decode("utf-8").strip()
@@ -166,21 +177,13 @@ def names_beside(shard: Path) -> tuple[str, ...]:
 
 def read(shards: Sequence[Path], location: str) -> Found:
     """All pictures of shards on the disk; their headers and labels are read now, pictures when they are asked for."""
-    found: list[Sample] = []
+    found: list[Sample[Packed]] = []
     labels: list[str] = []
     for shard in shards:
         for sample in samples(members(shard)):
             found.append(sample)
-            labels.append(label_of(sample, _small(sample.label)))
+            labels.append(label_of(sample))
     classes, index = class_names(labels, names_beside(shards[0]))
     numbers = np.array([index[label] for label in labels], np.int64)
     pictures = [sample.picture for sample in found]
     return Found(location, classes, numbers, pictures, [picture.name for picture in pictures])
-
-
-def _small(label: Packed | None) -> bytes | None:
-    if label is None:
-        return None
-    if label.size > MOST_LABEL_BYTES:
-        raise DataError(f"{label.name} has {label.size:,} bytes", expected="a label")
-    return label.read()
