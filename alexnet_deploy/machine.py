@@ -79,6 +79,16 @@ def has_vnni() -> bool:
     return not flags.isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"}) or platform.machine() == "arm64"
 
 
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process since its program started; 0 where the system does not tell.
+
+    Not getrusage's, which counts what the process that started this one held.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def _memory_bytes() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from alexnet_deploy.machine import Machine
+from alexnet_deploy.machine import Machine, peak_memory_bytes
 from alexnet_deploy.manifest import Artifact, Preprocess, to_builtins
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
@@ -79,7 +78,7 @@ def peak_megabytes(model: Path, count: int) -> float:
 
 def child(model: Path, count: int) -> None:
     calibrate(Artifact.open(model), PictureSet.open("demo:train"), method="minmax", count=count)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory_bytes() / 1e6)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.machine import has_vnni
+from alexnet_deploy.machine import has_vnni, peak_memory_bytes
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 
@@ -121,8 +120,7 @@ def main() -> None:
     started = time.perf_counter()
     package = TOOLS[tool](method, form, Artifact.open(model), data, int(count), Path(out))
     seconds = time.perf_counter() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    json.dump({"seconds": seconds, "peak_mb": peak_mb, "version": importlib.metadata.version(package)}, sys.stdout)
+    json.dump({"seconds": seconds, "peak_mb": peak_memory_bytes() / 1e6, "version": importlib.metadata.version(package)}, sys.stdout)
 
 
 if __name__ == "__main__":
