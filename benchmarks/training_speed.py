@@ -29,7 +29,8 @@ from alexnet_deploy.statistics import ratio_of_medians
 from alexnet_deploy.types import silent
 from training.data import open_split
 from training.model import ModelConfig, build_model
-from training.train import Training, TrainSettings, demo_settings
+from training.settings import TrainSettings, demo_settings
+from training.train import Training
 
 RESULTS = Path(__file__).parent / "results"
 CASES = {

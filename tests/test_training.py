@@ -22,8 +22,11 @@ from safetensors.torch import load_file, save_file
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, DeviceMissing, InputError
 from alexnet_deploy.manifest import Artifact
 from training import checkpoint
+from training.recipes import with_recipe
+from training.records import TrainReport
+from training.settings import TrainSettings, demo_settings
 from training.state import read, state_path
-from training.train import TrainReport, TrainSettings, demo_settings, train
+from training.train import train
 
 SECONDS_TO_WAIT = 120
 
@@ -120,28 +123,36 @@ def stop_after(updates: int) -> object:
 
 @pytest.fixture(scope="module")
 def whole(trained: TrainReport, settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainReport]:
-    """For each optimiser, a training that was never stopped."""
-    by_sgd = train(replace(settings, optimiser="sgd"), tmp_path_factory.mktemp("sgd") / "m.safetensors")
-    return {"adamw": trained, "sgd": by_sgd}
+    """For each way to train, a training that was never stopped."""
+    others = {way: in_way(settings, way) for way in ("sgd", "modern")}
+    folder = tmp_path_factory.mktemp("whole")
+    return {"adamw": trained} | {way: train(other, folder / f"{way}.safetensors") for way, other in others.items()}
 
 
-@pytest.mark.parametrize(("optimiser", "steps"), [("adamw", 1), ("adamw", 7), ("adamw", 16), ("sgd", 7)])
+def in_way(settings: TrainSettings, way: str) -> TrainSettings:
+    if way == "modern":
+        chosen = with_recipe(settings, "modern")
+        return replace(chosen, epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, dropout=settings.dropout)
+    return replace(settings, optimiser=way)
+
+
+@pytest.mark.parametrize(("way", "steps"), [("adamw", 1), ("adamw", 7), ("adamw", 16), ("sgd", 7), ("modern", 8)])
 def test_resuming_from_any_step_equals_never_having_stopped(
     settings: TrainSettings,
     whole: dict[str, TrainReport],
     tmp_path: Path,
-    optimiser: str,
+    way: str,
     steps: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("training.train._PROGRESS_SECONDS", 0)
-    chosen = replace(settings, optimiser=optimiser)
+    monkeypatch.setattr("training.train._SHOW_SECONDS", 0)
+    chosen = in_way(settings, way)
     halved = tmp_path / "halved.safetensors"
     with pytest.raises(Killed):
         train(chosen, halved, save_seconds=0, progress=stop_after(steps))
     resumed = train(chosen, halved, resume=True)
-    assert halved.read_bytes() == whole[optimiser].checkpoint.read_bytes()
-    figures = [replace(r, seconds=0, pictures_per_second=0) for r in whole[optimiser].history]
+    assert halved.read_bytes() == whole[way].checkpoint.read_bytes()
+    figures = [replace(r, seconds=0, pictures_per_second=0) for r in whole[way].history]
     assert [replace(r, seconds=0, pictures_per_second=0) for r in resumed.history] == figures
     assert not state_path(halved).exists()
 
@@ -150,7 +161,7 @@ def test_resuming_from_any_step_equals_never_having_stopped(
 def test_a_signal_ends_training_between_two_steps_with_its_state_saved(
     settings: TrainSettings, tmp_path: Path, sign: signal.Signals, end: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.train._PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("training.train._SHOW_SECONDS", 0)
     output = tmp_path / "m.safetensors"
 
     def interrupt(task: str, done: int, total: int, note: str = "") -> None:
@@ -191,7 +202,7 @@ def wait_for_step(output: Path, process: subprocess.Popen[str], epoch: int, step
 @pytest.mark.slow
 def test_a_training_that_was_really_killed_goes_on_to_the_bit(settings: TrainSettings, tmp_path: Path) -> None:
     """SIGKILL, then SIGTERM, each somewhere within an epoch, and then let be."""
-    chosen = replace(settings, epochs=8)
+    chosen = replace(in_way(settings, "modern"), epochs=8)
     whole = train(chosen, tmp_path / "whole.safetensors")
     output = tmp_path / "killed.safetensors"
     process = run_train(output, chosen)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
 from training.model import ModelConfig, build_model
-from training.train import TrainSettings, train
+from training.settings import TrainSettings
+from training.train import train
 from training.weights import Published, fetch, read_weights, start_from
 
 CONFIG = ModelConfig(classes=9, width=0.05, input_size=63)

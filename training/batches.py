@@ -1,80 +1,81 @@
-"""From pictures to training batches: order, cropping and flipping, each a function of (seed, epoch, step) alone.
+"""From pictures to batches: order, augmentation and mixing, each a function of (seed, epoch, picture) alone.
 
-Because nothing is drawn from a running generator, a training that resumes at any step sees what it would have seen.
+Because nothing is drawn from a running generator, a training that resumes at any step sees what it would have seen, and two
+processes that share a batch see together what one would have.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.errors import PictureError
+from alexnet_deploy.decoding import Fitted, Source, fitted_one, in_threads
+from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import Labels, PictureSet
-from alexnet_deploy.preprocess import Batch, Pixels, fit, normalise
+from alexnet_deploy.preprocess import Batch, Pixels, normalise
+from training.augment import Augmentation, vary
+from training.distributed import ALONE, Team
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
+_BATCHES_AHEAD = 3  # made while the network works on one
+MIXING = 1  # tells the numbers that mix a picture from those that vary it
+
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What is varied at random from epoch to epoch.
+class Seen:
+    """What one step sees.
 
     Attributes:
-        flip: mirror left and right, half of the time.
-        shift: how far the crop may move each way, as a fraction of the input size.
+        pictures: float32 (n, H, W, 3): the values that deployment computes, in the order that PyTorch's CPU kernels are
+            fastest with (measured: 1.1 to 1.5 times NCHW).
+        labels: of each picture, (n,).
+        others: of the picture that was mixed into it, (n,); None where nothing is mixed.
+        shares: of the picture itself in the mixture, float32 (n,); None where nothing is mixed.
     """
 
-    flip: bool = True
-    shift: float = 1 / 16
+    pictures: Batch
+    labels: Labels
+    others: Labels | None = None
+    shares: npt.NDArray[np.float32] | None = None
 
 
 class Pictures:
     """Decoded pictures of one size, kept in memory as far as it goes, so that later epochs need not decode them again.
 
     Attributes:
-        unreadable: names of the pictures that cannot be decoded; they are left out of their batches.
+        unreadable: by index, why a picture cannot be decoded.
     """
 
-    def __init__(self, pictures: PictureSet, shape: tuple[int, int], fit_to_shape: Callable[[Pixels], Pixels]) -> None:
+    def __init__(self, pictures: PictureSet, recipe: Preprocess, margin: int = 0) -> None:
         self.labels = pictures.labels
         self.unreadable: dict[int, str] = {}
-        self._pictures = pictures
-        self._shape = shape
-        self._fit = fit_to_shape
-        room = int(_memory_bytes() * _MEMORY_SHARE) // (3 * shape[0] * shape[1])
-        self._kept = np.empty((min(room, len(pictures)), *shape, 3), np.uint8)  # the system gives memory as it is written to
+        self._sources = pictures.sources
+        self._fit = with_margin(recipe, margin)
+        shape = (recipe.height + 2 * margin, recipe.width + 2 * margin, 3)
+        room = int(_memory_bytes() * _MEMORY_SHARE) // int(np.prod(shape))
+        self._kept = np.empty((min(room, len(pictures)), *shape), np.uint8)  # the system gives memory as it is written to
         self._is_kept = np.zeros(len(pictures), bool)
-        self._workers = ThreadPoolExecutor(_cores(), "decode")  # Pillow decodes and resizes without the interpreter's lock
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._sources)
 
-    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Pixels, npt.NDArray[np.bool_]]:
-        """The pictures at `indices`, uint8 (n, height, width, 3), and which of them could be read."""
-        out = np.empty((len(indices), *self._shape, 3), np.uint8)
-        kept = self._is_kept[indices]
-        if kept.any():
-            out[kept] = self._kept[indices[kept]]
-        missing = np.flatnonzero(~kept)
-        for place, pixels in zip(missing, self._workers.map(self._read, indices[missing].tolist()), strict=True):
-            if pixels is not None:
-                out[place] = pixels
-        readable = np.array([int(i) not in self.unreadable for i in indices]) if self.unreadable else np.ones(len(indices), bool)
-        return out, readable
-
-    def _read(self, index: int) -> Pixels | None:
+    def read(self, index: int) -> Pixels | None:
+        """uint8 (height, width, 3), the margin included, or None for one that cannot be decoded. Threads may call this."""
+        if self._is_kept[index]:
+            return self._kept[index]  # type: ignore[no-any-return]
         if index in self.unreadable:
             return None
-        try:
-            pixels = self._fit(self._pictures.picture(index))
-        except PictureError as error:
-            self.unreadable[index] = str(error)
+        pixels = self._fit(self._sources[index])
+        if isinstance(pixels, Exception):
+            self.unreadable[index] = str(pixels)
             return None
         if index < len(self._kept):
             self._kept[index] = pixels
@@ -83,62 +84,115 @@ class Pictures:
 
 
 class TrainingBatches:
-    """Shuffled, augmented batches; the pictures that fill no whole batch wait for another epoch's shuffle."""
+    """Shuffled, augmented, mixed batches, or one process's part of each.
 
-    def __init__(self, pictures: PictureSet, recipe: Preprocess, augmentation: Augmentation, batch_size: int, seed: int) -> None:
-        margin = round(augmentation.shift * recipe.height)
-        size = recipe.height + 2 * margin
-        self.pictures = Pictures(pictures, (size, size), _with_margin(recipe, margin))
-        self.batch_size = min(batch_size, len(pictures))
+    The pictures that fill no whole batch wait for another epoch's shuffle.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        recipe: Preprocess,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        *,
+        mixup: float = 0.0,
+        team: Team = ALONE,
+    ) -> None:
+        self.batch_size = min(batch_size, len(pictures) // team.size * team.size)
         self.steps = len(pictures) // self.batch_size
+        self.pictures = Pictures(pictures, recipe, margin_of(recipe, augmentation))
         self._recipe = recipe
         self._augmentation = augmentation
-        self._margin = margin
         self._seed = seed
+        self._mixup = mixup
+        self._part = team.part(self.batch_size)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Batch, Labels]]:
-        """The batches of one epoch from `first_step` on: float32 (n, H, W, 3) and labels (n,)."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
+        """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.pictures))
-        for step in range(first_step, self.steps):
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            pixels, readable = self.pictures.take(indices)
-            varied = self._vary(pixels, np.random.default_rng([self._seed, epoch, step]))
-            yield normalise(varied[readable], _channels_last(self._recipe)), self.pictures.labels[indices[readable]]
+        parts = (order[step * self.batch_size :][self._part] for step in range(first_step, self.steps))
+        with ThreadPoolExecutor(usable_cores(), "pictures") as workers:  # Pillow works without the interpreter's lock
+            yield from in_threads(lambda part: self._seen(epoch, part, workers), parts, ahead=_BATCHES_AHEAD, workers=1)
 
-    def _vary(self, pixels: Pixels, generator: np.random.Generator) -> Pixels:
-        height, width = self._recipe.height, self._recipe.width
-        corners = generator.integers(0, 2 * self._margin + 1, (len(pixels), 2))
-        mirrored = generator.random(len(pixels)) < 0.5
-        out = np.empty((len(pixels), height, width, 3), np.uint8)
-        for place, (picture, (top, left), mirror) in enumerate(zip(pixels, corners, mirrored, strict=True)):
-            crop = picture[top : top + height, left : left + width]
-            out[place] = crop[:, ::-1] if mirror and self._augmentation.flip else crop
-        return out
+    def _seen(self, epoch: int, indices: Indices, workers: ThreadPoolExecutor) -> Seen:
+        def varied(index: int) -> Pixels | None:
+            pixels = self.pictures.read(index)
+            if pixels is None:
+                return None
+            return vary(pixels, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, index]))
+
+        found = [
+            (index, picture)
+            for index, picture in zip(indices, workers.map(varied, indices.tolist()), strict=True)
+            if picture is not None
+        ]
+        readable = np.array([index for index, _ in found], np.int64)
+        pictures, labels = stacked([picture for _, picture in found], self._recipe), self.pictures.labels[readable]
+        if not self._mixup:
+            return Seen(pictures, labels)
+        return mixed(pictures, labels, self._mixup, [[self._seed, epoch, int(index), MIXING] for index in readable[::2]])
 
 
 class ValidationBatches:
-    """The pictures as deployment will see them: the recipe, and nothing random."""
+    """The pictures as deployment will see them: the recipe, and nothing random; or one process's part of them."""
 
-    def __init__(self, pictures: PictureSet, recipe: Preprocess, batch_size: int) -> None:
-        self.pictures = Pictures(pictures, (recipe.height, recipe.width), lambda pixels: fit(pixels, recipe))
-        self._recipe = recipe
+    def __init__(self, pictures: PictureSet, recipe: Preprocess, batch_size: int, *, margin: int = 0, team: Team = ALONE) -> None:
+        self.pictures = Pictures(pictures, recipe, margin)
+        self._recipe = replace(recipe, height=recipe.height + 2 * margin, width=recipe.width + 2 * margin, resize=None)
         self._batch_size = batch_size
+        self._team = team
 
-    def __iter__(self) -> Iterator[tuple[Batch, Labels]]:
-        """float32 (n, H, W, 3) and labels (n,)."""
-        for start in range(0, len(self.pictures), self._batch_size):
-            indices = np.arange(start, min(start + self._batch_size, len(self.pictures)))
-            pixels, readable = self.pictures.take(indices)
-            yield normalise(pixels[readable], _channels_last(self._recipe)), self.pictures.labels[indices[readable]]
+    def __iter__(self) -> Iterator[Seen]:
+        own = np.arange(self._team.rank, len(self.pictures), self._team.size)
+        for start in range(0, len(own), self._batch_size):
+            part = own[start : start + self._batch_size].tolist()
+            found = [
+                (index, picture)
+                for index, picture in zip(part, in_threads(self.pictures.read, part), strict=True)
+                if picture is not None
+            ]
+            labels = self.pictures.labels[[index for index, _ in found]]
+            yield Seen(stacked([picture for _, picture in found], self._recipe), labels)
 
 
-def _channels_last(recipe: Preprocess) -> Preprocess:
-    """The same values in the order that PyTorch's CPU kernels are fastest with (measured: 1.1 to 1.5 times NCHW)."""
-    return replace(recipe, layout="nhwc")
+def mixed(pictures: Batch, labels: Labels, alpha: float, seeds: list[list[int]]) -> Seen:
+    """Each picture with its neighbour's light laid over it: the first with the second, the third with the fourth.
+
+    Args:
+        pictures: float32 (n, H, W, 3); it is written to.
+        labels: (n,).
+        alpha: of the Beta distribution of the shares; both of a pair have the same.
+        seeds: of each pair's share; a last picture without a neighbour stays as it is.
+    """
+    pairs = len(labels) // 2
+    shares = np.ones(len(labels), np.float32)
+    others = labels.copy()
+    drawn = np.array([np.random.default_rng(seed).beta(alpha, alpha) for seed in seeds[:pairs]], np.float32)
+    shares[: 2 * pairs] = np.repeat(drawn, 2)
+    others[: 2 * pairs] = labels[: 2 * pairs].reshape(pairs, 2)[:, ::-1].ravel()
+    for pair, share in enumerate(drawn):
+        first, second = pictures[2 * pair], pictures[2 * pair + 1]
+        difference = (1 - share) * (second - first)
+        first += difference
+        second -= difference
+    return Seen(pictures, labels, others, shares)
 
 
-def _with_margin(recipe: Preprocess, margin: int) -> Callable[[Pixels], Pixels]:
-    """Fits a picture to the recipe's size and `margin` more on each side.
+def margin_of(recipe: Preprocess, augmentation: Augmentation) -> int:
+    """Pixels on each side that crops move in; none beyond a whole picture that random crops are taken of."""
+    return 0 if recipe.resize is None and augmentation.crop < 1 else round(augmentation.shift * recipe.height)
+
+
+def stacked(pictures: list[Pixels], recipe: Preprocess) -> Batch:
+    """float32 (n, H, W, 3), normalised."""
+    pixels = np.stack(pictures) if pictures else np.empty((0, recipe.height, recipe.width, 3), np.uint8)
+    return normalise(pixels, replace(recipe, layout="nhwc"))
+
+
+def with_margin(recipe: Preprocess, margin: int) -> Callable[[Source], Fitted]:
+    """Decodes and fits a picture to the recipe's size and `margin` more on each side.
 
     Where the recipe crops the centre, the margin is of what the crop would lose, then of repeated border pixels; where it
     scales the whole picture, there is only the border to repeat.
@@ -147,16 +201,14 @@ def _with_margin(recipe: Preprocess, margin: int) -> Callable[[Pixels], Pixels]:
     wide = replace(recipe, height=recipe.height + 2 * spare, width=recipe.width + 2 * spare)
     border = margin - spare
 
-    def fit_wide(pixels: Pixels) -> Pixels:
-        fitted = fit(pixels, wide)
-        return np.pad(fitted, ((border, border), (border, border), (0, 0)), "edge") if border else fitted
+    def fit_wide(source: Source) -> Fitted:
+        fitted = fitted_one(source, wide)
+        if isinstance(fitted, Exception) or not border:
+            return fitted
+        return np.pad(fitted, ((border, border), (border, border), (0, 0)), "edge")
 
     return fit_wide
 
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

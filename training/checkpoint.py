@@ -5,15 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError, ModelError
-from alexnet_deploy.manifest import Artifact, DataReference, Lineage, Manifest, Preprocess, TrainingRecord, write_artifact
-from alexnet_deploy.types import BatchRange, TensorSpec
+from alexnet_deploy.manifest import (
+    Artifact,
+    CalibrationRecord,
+    DataReference,
+    Lineage,
+    Manifest,
+    Preprocess,
+    TrainingRecord,
+    write_artifact,
+)
+from alexnet_deploy.types import BatchRange, OutputKind, TensorSpec
+from training.family import FAMILY
 from training.model import AlexNet, ModelConfig, build_with_weights
+from training.tensors import write_tensors
 
 INPUT_NAME = "input"
-OUTPUT_NAME = "logits"
+OUTPUT_NAMES = {OutputKind.LOGITS: "logits", OutputKind.PROBABILITIES: "probabilities"}
 BATCH = BatchRange(min=1, opt=32, max=256)  # PyTorch takes any; this bounds the memory of one call
 
 
@@ -26,6 +37,7 @@ def save(
     pictures: DataReference | None = None,
     training: TrainingRecord | None = None,
     parents: tuple[Lineage, ...] = (),
+    calibration: CalibrationRecord | None = None,
     batch: BatchRange = BATCH,
     notes: str = "",
 ) -> Artifact:
@@ -39,6 +51,7 @@ def save(
         pictures: the set it was trained on.
         training: how it was trained.
         parents: what it was fine-tuned from.
+        calibration: by which ranges it was trained to be quantised.
         batch: how many pictures one call of the backend is given.
 
     Raises:
@@ -47,10 +60,12 @@ def save(
     path = checkpoint_path(path)
     if preprocess.layout != "nchw" or preprocess.channels != 3:
         raise InputError(f"preprocessing to {preprocess.input_shape}", expected="3 channels, in the layout nchw")
+    output = OutputKind.PROBABILITIES if FAMILY[model.config.arch].softmax else OutputKind.LOGITS
     manifest = Manifest(
         kind="checkpoint",
         input=TensorSpec(INPUT_NAME, "float32", (None, *preprocess.input_shape)),
-        output=TensorSpec(OUTPUT_NAME, "float32", (None, model.config.classes)),
+        output=TensorSpec(OUTPUT_NAMES[output], "float32", (None, model.config.classes)),
+        output_kind=output,
         preprocess=preprocess,
         batch=batch,
         labels=labels,
@@ -58,10 +73,11 @@ def save(
         pictures=pictures,
         training=training,
         parents=parents,
+        calibration=calibration,
         notes=notes,
     )
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return write_artifact(path, manifest, lambda temporary: save_file(weights, temporary))
+    return write_artifact(path, manifest, lambda temporary: write_tensors(weights, temporary))
 
 
 def checkpoint_path(path: str | Path) -> Path:
@@ -113,4 +129,6 @@ def load_model(artifact: Artifact) -> AlexNet:
         raise ArtifactCorrupt(
             f"{artifact.path} does not hold what its manifest describes: {error}", fix="copy the file and its .json together"
         ) from error
+    if manifest.output_kind is OutputKind.PROBABILITIES:
+        model.end_in_softmax()
     return model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 
 class StopRequest:
@@ -22,12 +22,14 @@ class StopRequest:
     def requested(self) -> bool:
         return self._received is not None
 
-    def obey(self) -> None:
-        """Ends the program, if that was asked for. Raises KeyboardInterrupt or, for SIGTERM, SystemExit(143)."""
+    def obey(self) -> NoReturn:
+        """Ends the program, as this process or another of its team was asked to.
+
+        Raises KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM and for another process's request.
+        """
         if self._received == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._received is not None:
-            raise SystemExit(128 + self._received)
+        raise SystemExit(128 + signal.SIGTERM)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

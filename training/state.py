@@ -1,6 +1,7 @@
 """The state of a training under way: `alexnet.safetensors.resume`, beside the checkpoint.
 
-It is a safetensors file (weights, the optimiser's tensors, and one JSON text in its metadata), written whole or not at all.
+It is a safetensors file (weights, the optimiser's tensors, the average, and one JSON text in its metadata), written whole or
+not at all.
 The suffix keeps it from being taken for a checkpoint.
 """
 
@@ -13,15 +14,19 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, InputError
 from alexnet_deploy.files import replacing
+from alexnet_deploy.manifest import Lineage
+from training.average import Average
+from training.qat import Ranges
+from training.tensors import write_tensors
 
 FORMAT = "alexnet-deploy-training/1"
 _MODEL = "model."
 _OPTIMISER = "optimiser."
+_AVERAGE = "average."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,8 @@ class TrainingState:
         epoch, step: the next step to take.
         sums: what has been added up in the epoch so far.
         history: the records of the epochs that are done.
+        parents: what the weights that it began with were made from.
+        ranges: by which it rounds; None where it does not.
     """
 
     settings: dict[str, Any]
@@ -42,6 +49,8 @@ class TrainingState:
     step: int
     sums: dict[str, Any]
     history: list[dict[str, Any]]
+    parents: tuple[Lineage, ...] = ()
+    ranges: Ranges | None = None
     format: str = FORMAT
 
 
@@ -50,14 +59,16 @@ def state_path(output: Path) -> Path:
     return output.with_name(output.name + ".resume")
 
 
-def save(output: Path, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def save(output: Path, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None) -> None:
     tensors = {_MODEL + name: _plain(tensor) for name, tensor in model.state_dict().items()}
+    if average:
+        tensors |= {_AVERAGE + name: _plain(tensor) for name, tensor in average.tensors.items()}
     for index, entries in optimiser.state_dict()["state"].items():
         for name, value in entries.items():
             if value is not None:
                 tensors[f"{_OPTIMISER}{index}.{name}"] = _plain(value)
     with replacing(state_path(output)) as temporary:
-        save_file(tensors, temporary, metadata={"state": msgspec.json.encode(state).decode()})
+        write_tensors(tensors, temporary, {"state": msgspec.json.encode(state).decode()})
 
 
 def read(output: Path) -> TrainingState:
@@ -71,9 +82,14 @@ def read(output: Path) -> TrainingState:
 
 
 def load(
-    output: Path, settings: dict[str, Any], data_sha256: str, model: nn.Module, optimiser: torch.optim.Optimizer
+    output: Path,
+    settings: dict[str, Any],
+    data_sha256: str,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
 ) -> TrainingState:
-    """Fills `model` and `optimiser` with the state beside `output`, and returns the rest of it.
+    """Fills `model`, `optimiser` and `average` with the state beside `output`, and returns the rest of it.
 
     Raises:
         ArtifactMissing, ArtifactCorrupt: as `read`.
@@ -93,15 +109,16 @@ def load(
     if state.data_sha256 != data_sha256:
         raise DataError("the pictures have changed since the training was interrupted", fix="train without --resume")
     try:
-        model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
+        model.load_state_dict(_under(_MODEL, tensors))
+        if average:
+            average.load(_under(_AVERAGE, tensors))
     except RuntimeError as error:
         raise _corrupt(output, "it holds another model's weights") from error
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(_OPTIMISER):
-            index, _, entry = name.removeprefix(_OPTIMISER).partition(".")
-            entries.setdefault(int(index), {})[entry] = _laid_out_as(parameters[int(index)], tensor)
+    for name, tensor in _under(_OPTIMISER, tensors).items():
+        index, _, entry = name.partition(".")
+        entries.setdefault(int(index), {})[entry] = _laid_out_as(parameters[int(index)], tensor)
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
     return state
 
@@ -128,6 +145,10 @@ def _read(output: Path) -> tuple[TrainingState, dict[str, torch.Tensor]]:
     if state.format != FORMAT:
         raise _corrupt(output, f"its format is {state.format!r}, not {FORMAT!r}")
     return state, tensors
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _corrupt(output: Path, why: str) -> ArtifactCorrupt:

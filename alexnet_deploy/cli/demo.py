@@ -33,7 +33,8 @@ def command(output: Path | None, quick: bool, seed: int) -> Result:
     from alexnet_deploy.trt.build import choose_flavour
     from alexnet_deploy.types import BatchRange
     from training import checkpoint
-    from training.train import demo_settings, train
+    from training.settings import demo_settings
+    from training.train import train
 
     adapter.load(choose_flavour())  # a missing package is said now, not after a minute of training
     folder = output or models_folder() / "demo"

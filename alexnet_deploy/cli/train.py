@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
 
+if TYPE_CHECKING:
+    from training.records import EpochRecord
+
+RECIPES = ("modern", "paper")
 ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alexnet-tutorial")  # --help imports no torch
 
 
@@ -18,39 +25,59 @@ ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alex
     "-o", "--output", type=click.Path(path_type=Path), help="Checkpoint to write. [default: models/alexnet.safetensors]"
 )
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="Member of the family. [default: alexnet]")
+@click.option(
+    "--recipe", type=click.Choice(RECIPES), help="How to train: today's best, or the paper's of 2012. [default: modern]"
+)
 @click.option("--weights", metavar="imagenet|FILE", help="Start from torchvision's published weights, a .pth or a .safetensors.")
 @click.option("--freeze", type=click.Choice(["features"]), help="Train the fully connected layers alone.")
 @click.option("--features-lr", type=float, help="Learning rate of the convolutions, as a share of the rest's.")
+@click.option("--layer-decay", type=float, help="Learning rate of each layer, as a share of the next one's.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
 @click.option("--patience", type=click.IntRange(min=0), help="Stop after so many epochs without a better held-out accuracy.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
 @click.option("--optimiser", type=click.Choice(["sgd", "adamw"]), help="AdamW, or SGD with Nesterov momentum.")
-@click.option("--lr", type=float, help="Learning rate at its peak: it warms up to it, then falls to zero.")
+@click.option("--lr", type=float, help="Learning rate at its peak.")
+@click.option("--schedule", type=click.Choice(["cosine", "step"]), help="How it falls: along a cosine, or tenfold three times.")
 @click.option("--weight-decay", type=float, help="Pull of the weights towards zero.")
 @click.option("--label-smoothing", type=float, help="Share of each target that is spread over all classes.")
+@click.option("--mixup", type=float, help="How strongly pairs of pictures are mixed; 0: not at all.")
+@click.option("--ema", type=float, help="Decay of the weights' moving average, which is kept; 0 keeps the weights themselves.")
+@click.option("--augment", "policy", type=click.Choice(["none", "trivial"]), help="Change each picture in one way of fourteen.")
+@click.option("--crop", type=float, help="Smallest share of a picture's area that a random crop keeps; 1: crops only move.")
+@click.option("--erase", type=float, help="How often a square of a picture is covered.")
+@click.option("--flip/--no-flip", default=None, help="Mirror pictures left and right, half of the time.")
 @click.option("--width", type=float, help="Scales every layer; 1 is the published network.")
 @click.option("--dropout", type=float, help="Probability that a unit of the fully connected layers is left out of a step.")
 @click.option("--input-size", type=click.IntRange(min=63), help="Height and width of the input in pixels.")
 @click.option("--framing", type=click.Choice(["centre", "whole"]), help="Crop the centre of a photo, or scale it whole.")
 @click.option("--seed", type=click.IntRange(min=0), help="The same seed gives the same weights, bit for bit.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--arithmetic", type=click.Choice(["fp32", "bf16"]), help="What the network computes in while it trains.")
+@click.option("--compiled/--eager", default=None, help="Compile the step first: minutes once, for some percent of speed.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
 @click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
-    output: Path | None, device: str, save_seconds: float, resume: bool, freeze: str | None, page: Path | None, **options: Any
+    output: Path | None,
+    device: str,
+    save_seconds: float,
+    resume: bool,
+    recipe: str | None,
+    freeze: str | None,
+    page: Path | None,
+    **options: Any,
 ) -> Result:
     """Train an AlexNet on a folder of pictures, or on the demo data.
 
     A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
-    as if nothing had happened. What is not given has the default of the data: modest for the demo, the published network for
-    a folder.
+    as if nothing had happened. What is not given has the default of the recipe; the demo has a quick one of its own.
 
     \b
     Example:
       alexnet-deploy train --data photos -o models/photos.safetensors --epochs 60
       alexnet-deploy train --data photos --weights imagenet --freeze features
       alexnet-deploy train --resume -o models/photos.safetensors
+      torchrun --nproc-per-node 2 -m training --data photos
     """
     from dataclasses import replace
 
@@ -59,9 +86,11 @@ def command(
     from alexnet_deploy.report.training import training, training_page
 
     try:
-        from training import state
+        from training import distributed, state
         from training.family import FAMILY
-        from training.train import TrainSettings, demo_settings, interrupted_settings, train
+        from training.recipes import with_recipe
+        from training.settings import TrainSettings, demo_settings
+        from training.train import interrupted_settings, train
     except ImportError as error:
         raise AlexnetDeployError(
             f"training needs PyTorch ({error})",
@@ -73,19 +102,45 @@ def command(
     given = {name: value for name, value in options.items() if value is not None}
     if freeze:
         given["features_lr"] = 0.0
-    if given.get("data", "demo") == "demo":
-        fresh = demo_settings()
+    resume = resume or (distributed.was_restarted() and state.state_path(output).is_file())
+    if resume:
+        base = interrupted_settings(output)
     else:
-        fresh = TrainSettings(input_size=FAMILY[given.get("arch", "alexnet")].input_size)
-    base = interrupted_settings(output) if resume else fresh
+        arch = given.get("arch", "alexnet")
+        demo = given.get("data", "demo") == "demo" and recipe is None
+        fresh = TrainSettings(arch=arch, input_size=FAMILY[arch].input_size, width=given.get("width", 1.0))
+        base = demo_settings() if demo else with_recipe(fresh, recipe or "modern")
+    if not distributed.leads():  # the first process speaks for all
+        click.get_current_context().with_resource(redirect_stdout(io.StringIO()))
     with progress_bars() as progress:
         try:
             settings = replace(base, **given)
-            report = train(settings, output, resume=resume, device=device, save_seconds=save_seconds, progress=progress)
+            watch = EpochLines(settings.epochs)
+            report = train(
+                settings, output, resume=resume, device=device, save_seconds=save_seconds, progress=progress, watch=watch
+            )
         except (KeyboardInterrupt, SystemExit):
-            if state.state_path(output).is_file():
+            if distributed.leads() and state.state_path(output).is_file():
                 note(f"to go on where this was stopped: alexnet-deploy train --resume -o {output}")
             raise
-    if page is not None:
+    if page is not None and distributed.leads():
         html.write(page, training_page(report))
     return Result(report, training(report))
+
+
+class EpochLines:
+    """A training's Watcher that says one line an epoch on stderr, where that is no terminal to draw a bar on."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def step(self, step: int, loss: float, accuracy: float, learning_rate: float, pictures_per_second: float) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord) -> None:
+        if not sys.stderr.isatty():
+            note(
+                f"epoch {record.epoch} of {self._epochs}: loss {record.train_loss:.3f}, "
+                f"held out {record.validation_loss:.3f} and {record.validation_accuracy:.1%}, "
+                f"{record.pictures_per_second:,.0f} pictures/s"
+            )

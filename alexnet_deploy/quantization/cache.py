@@ -21,6 +21,7 @@ from alexnet_deploy.manifest import Artifact, CalibrationRecord
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, WeightRounder, calibrate, check_pictures
 from alexnet_deploy.quantization.histogram import Histogram
+from alexnet_deploy.quantization.trained import trained_calibration
 from alexnet_deploy.types import Progress, silent
 
 log = logger(__name__)
@@ -35,12 +36,18 @@ def calibrate_once(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Calibration:
-    """`calibrate`, or the kept result of an earlier one on the same graph, pictures and preprocessing."""
+    """`calibrate`, or the kept result of an earlier one on the same graph, pictures and preprocessing.
+
+    A graph that was trained to be quantised has its ranges in its manifest; these are taken.
+    """
     chosen = pictures.sample(count, seed)
-    hashes = frozenset(check_pictures(chosen))
+    if trained := trained_calibration(model, chosen):
+        log.info("the ranges are those that %s was trained with", model.path.name)
+        return trained
+    check_pictures(chosen)
     facts = (model.manifest.sha256, chosen.digest(), model.manifest.preprocess.digest(), method, str(seed), __version__)
     entry = cache_folder() / "calibration" / f"{hashlib.sha256(':'.join(facts).encode()).hexdigest()}.npz"
-    kept = _load(entry, model, chosen, hashes)
+    kept = _load(entry, model, chosen)
     if kept is not None:
         log.info("calibration taken from %s", entry)
         return kept
@@ -68,7 +75,7 @@ class _Text(msgspec.Struct):
     tensors: list[str]
 
 
-def _load(entry: Path, model: Artifact, pictures: PictureSet, hashes: frozenset[str]) -> Calibration | None:
+def _load(entry: Path, model: Artifact, pictures: PictureSet) -> Calibration | None:
     """None where there is no entry, or one that is damaged or of something else: it is made again then."""
     if not entry.is_file():
         return None
@@ -84,7 +91,7 @@ def _load(entry: Path, model: Artifact, pictures: PictureSet, hashes: frozenset[
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         log.info("%s is damaged (%s) and is made again", entry, error)
         return None
-    return Calibration(text.record, histograms, model.manifest.sha256, WeightRounder(model, pictures), hashes, text.errors)
+    return Calibration(text.record, histograms, model.manifest.sha256, WeightRounder(model, pictures), text.errors)
 
 
 def _histogram(

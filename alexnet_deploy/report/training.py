@@ -13,7 +13,7 @@ from alexnet_deploy.report.html import Section, Tile
 from alexnet_deploy.report.plots import Series
 
 if TYPE_CHECKING:
-    from training.train import TrainReport
+    from training.records import TrainReport
 
 _MOST_EPOCHS = 12
 

@@ -76,7 +76,8 @@ class Row:
 def train_model(data: Path, folder: Path) -> Path:
     from alexnet_deploy.export import export
     from training import checkpoint
-    from training.train import TrainSettings, train
+    from training.settings import TrainSettings
+    from training.train import train
 
     made = train(TrainSettings(data=str(data / "train"), width=0.5, input_size=112, epochs=15), folder / "alexnet.safetensors")
     model, source = checkpoint.load(made.artifact.path)

@@ -1,0 +1,37 @@
+"""The calibration of a network that was trained with its rounding (`train --qat`): ranges from the manifest, plain weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import ModelProto
+
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import Calibration, WeightRounder
+from alexnet_deploy.quantization.layers import Layer
+from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weights
+from alexnet_deploy.types import Precision, Progress, silent
+
+
+def trained_calibration(model: Artifact, pictures: PictureSet) -> Calibration | None:
+    """What a float32 graph was trained to be quantised by, or None for one that was not."""
+    record = model.manifest.calibration
+    if record is None:
+        return None
+    return Calibration(record, {}, model.manifest.sha256, Nearest(model, pictures), {})
+
+
+class Nearest(WeightRounder):
+    """Each weight to the nearest step, as it was in training; any cleverer choice would be another network."""
+
+    def quantised(
+        self,
+        graph: ModelProto,
+        layers: Sequence[Layer],
+        precision: Precision,
+        *,
+        limit: int = INT8_LIMIT,
+        progress: Progress = silent,
+    ) -> dict[str, QuantisedWeight]:
+        return quantise_weights(graph, layers, precision, limit=limit)
