@@ -67,6 +67,7 @@ class Answers:
         truth: int64 (N,), the right class in the artifact's own order; -1 where unlabelled.
         logits: float32 (N, classes); log-probabilities where the graph ends in probabilities.
         invariance: of the artifact, on the first few pictures; None where it was not tried.
+        calibrated_on: how many of the pictures it was calibrated on.
     """
 
     ran: Ran
@@ -76,6 +77,7 @@ class Answers:
     truth: Labels
     logits: Logits
     invariance: BatchInvariance | None = None
+    calibrated_on: int = 0
 
     @property
     def predictions(self) -> Predictions:
@@ -119,6 +121,8 @@ def answers(
             mine.append(done[same])
         progress(task, min(start + batch_size, len(pictures)), len(pictures))
     data = pictures.reference()
+    quantised = any(runtime.manifest.calibration for runtime in runtimes)
+    hashes = pictures.content_hashes() if quantised else []
     return [
         Answers(
             ran=Ran.of(runtime),
@@ -128,6 +132,7 @@ def answers(
             truth=known,
             logits=np.concatenate(mine),
             invariance=batch_invariance(runtime, pictures.subset(range(min(len(pictures), INVARIANCE_PICTURES)))),
+            calibrated_on=runtime.manifest.calibration.shared(hashes) if runtime.manifest.calibration else 0,
         )
         for runtime, known, mine in zip(runtimes, truths, rows, strict=True)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ log = logs.logger(__name__)
 FORMAT = "alexnet-deploy/1"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_FILE_NAME_BYTES = 255
+PICTURE_DIGITS = 12  # of a hash: enough to tell a million pictures apart
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Kind = Literal["checkpoint", "onnx", "plan"]
@@ -139,6 +140,7 @@ class CalibrationRecord:
         seed: of the sampling of the pictures.
         preprocess_sha256: Preprocess.digest() of the recipe used.
         ranges: for each quantised activation, (low, high).
+        pictures: which ones: the first PICTURE_DIGITS hex digits of the SHA-256 of each, sorted, run together.
     """
 
     data: DataReference
@@ -147,6 +149,17 @@ class CalibrationRecord:
     seed: int
     preprocess_sha256: str
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    pictures: str = ""
+
+    def shared(self, sha256: Sequence[str]) -> int:
+        """How many of these pictures, by the hash of their content, were calibrated on; 0 where that is not recorded."""
+        own = {self.pictures[i : i + PICTURE_DIGITS] for i in range(0, len(self.pictures), PICTURE_DIGITS)}
+        return sum(one[:PICTURE_DIGITS] in own for one in sha256)
+
+
+def picture_digits(sha256: Iterable[str]) -> str:
+    """`CalibrationRecord.pictures` of pictures with these hashes."""
+    return "".join(sorted({one[:PICTURE_DIGITS] for one in sha256}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,12 +122,13 @@ class MovedPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
-    """Accuracy of one artifact."""
+    """Accuracy of one artifact; `calibrated_on` as in ParityReport."""
 
     ran: Ran
     pictures: DataReference
     accuracy: Accuracy
     classes: tuple[ClassRow, ...]
+    calibrated_on: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,8 @@ class ParityReport:
         reference, candidate: what ran, and whether a twin ran in a plan's stead.
         pictures: what they were compared on.
         same_preprocessing: whether both turn a picture into the same input; where not, that is part of the error.
-        trained_on, calibrated_on: whether the candidate was, on this very set or others from its folder: it is flattered then.
+        trained_on: whether the candidate was, on this very set or others from its folder: it is flattered then.
+        calibrated_on: how many of the pictures the candidate was calibrated on: these flatter it too.
         reference_accuracy, candidate_accuracy, difference: None where the pictures have no labels.
         agreement: pictures on which both give the same top-1 answer.
         error: of the logits.
@@ -153,7 +155,7 @@ class ParityReport:
     pictures: DataReference
     same_preprocessing: bool
     trained_on: bool
-    calibrated_on: bool
+    calibrated_on: int
     reference_accuracy: Accuracy | None
     candidate_accuracy: Accuracy | None
     difference: PairedDifference | None
@@ -269,7 +271,9 @@ def evaluate(
     if not pictures.labelled:
         raise DataError(f"{pictures.location} has no labels", expected="a folder with one subfolder a class, or demo:test")
     (own,) = answers([runtime], pictures, batch_size=batch_size, progress=progress)
-    return EvaluationReport(ran=own.ran, pictures=own.data, accuracy=accuracy(own), classes=_class_rows(own, own))
+    return EvaluationReport(
+        ran=own.ran, pictures=own.data, accuracy=accuracy(own), classes=_class_rows(own, own), calibrated_on=own.calibrated_on
+    )
 
 
 def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) -> ParityReport:
@@ -286,13 +290,12 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
             f"--max-drop needs labels, and {reference.pictures.location} has none", expected="a folder with one subfolder a class"
         )
     agree = reference.predictions == candidate.predictions
-    calibration = candidate.manifest.calibration
     report = ParityReport(
         reference=reference.ran,
         candidate=candidate.ran,
         pictures=reference.data,
         trained_on=_from_the_same(candidate.manifest.pictures, candidate.data),
-        calibrated_on=_from_the_same(calibration.data if calibration else None, candidate.data),
+        calibrated_on=candidate.calibrated_on,
         same_preprocessing=reference.manifest.preprocess == candidate.manifest.preprocess,
         reference_accuracy=accuracy(reference) if labelled else None,
         candidate_accuracy=accuracy(candidate) if labelled else None,

@@ -21,7 +21,7 @@ from alexnet_deploy import logs
 from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.benchmark import benchmark
-from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning, InputError, ModelError
+from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError, ModelError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, TunedRecord, update_manifest, write_artifact
@@ -258,6 +258,12 @@ def _compare(way: _Tried, expected: Answers, pictures: PictureSet) -> tuple[floa
     """Drop of top-1 accuracy in percentage points, None without labels, and the share of answers that agree."""
     with way.open() as runtime:
         (found,) = answers([runtime], pictures)
+    if found.calibrated_on:
+        warnings.warn(
+            f"{found.ran.file} was calibrated on {found.calibrated_on} of {len(pictures)} pictures: its accuracy is flattered",
+            DataWarning,
+            2,
+        )
     report = compare(expected, found)
     return (100 * report.difference.drop if report.difference else None), report.agreement.fraction
 

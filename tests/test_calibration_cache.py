@@ -35,7 +35,7 @@ def test_the_second_time_nothing_is_run(
     monkeypatch.setattr(cache, "calibrate", None)  # calling it would now fail
     again = calibrate_once(model, pictures, method="mse")
     assert again.record == first.record
-    assert again.pictures_sha256 == first.pictures_sha256
+    assert again.record.pictures == first.record.pictures != ""
     for name, histogram in first.histograms.items():
         assert np.array_equal(again.histograms[name].counts, histogram.counts)
         assert (again.histograms[name].low, again.histograms[name].high) == (histogram.low, histogram.high)

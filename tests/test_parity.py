@@ -15,9 +15,11 @@ from tiny_pictures import picture_set
 
 from alexnet_deploy.answers import Answers, batch_invariance, truth
 from alexnet_deploy.errors import DataError, InputError
-from alexnet_deploy.manifest import DataReference, Manifest, Preprocess
+from alexnet_deploy.manifest import CalibrationRecord, DataReference, Manifest, Preprocess, picture_digits
+from alexnet_deploy.onnx_graph import save_graph
 from alexnet_deploy.parity import Gates, compare, evaluate, verify, verify_all
 from alexnet_deploy.ran import Ran
+from alexnet_deploy.report.parity import notes
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
 
@@ -307,4 +309,25 @@ def test_pictures_that_a_model_was_made_with_are_said_to_flatter_it() -> None:
     for seen, expected in ((own.data, True), (replace(elsewhere, location=own.data.location), True), (elsewhere, False)):
         found = compare(own, replace(own, manifest=replace(own.manifest, pictures=seen)))
         assert found.trained_on is expected
-        assert found.calibrated_on is False
+        assert found.calibrated_on == 0
+
+
+def test_pictures_that_were_calibrated_on_are_counted(tmp_path: Path) -> None:
+    pictures = picture_set(12)
+    seen, others = pictures.subset(range(5)), pictures.subset(range(5, 12))
+    record = CalibrationRecord(
+        data=seen.reference(),
+        method="minmax",
+        chosen_by="request",
+        seed=0,
+        preprocess_sha256="",
+        pictures=picture_digits(seen.content_hashes()),
+    )
+    own = tiny_artifact(tmp_path / "own.onnx")
+    made = save_graph(tiny_graph(), tmp_path / "made.onnx", replace(own.manifest, calibration=record))
+    with Runtime(own.path) as reference, Runtime(made.path) as candidate:
+        for measured, expected in ((pictures, 5), (others, 0)):
+            found = verify_all(reference, [candidate], measured)
+            assert found.reports[0].calibrated_on == expected
+            assert any("was calibrated on 5 of these 12 pictures" in note for note in notes(found)) is (expected == 5)
+            assert evaluate(candidate, measured).calibrated_on == expected

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from alexnet_deploy.errors import CalibrationError, DataWarning
-from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
+from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest, picture_digits
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
@@ -48,7 +48,6 @@ class Calibration:
         histograms: of every observed tensor, by name.
         model_sha256: of the graph that the ranges belong to.
         weights: the weights, rounded with the help of some of the pictures.
-        pictures_sha256: content hashes of the pictures, to notice when they are evaluated on.
         errors: for each method that was tried, the relative error of the logits on pictures held back
             (noise power over signal power); empty unless the method was chosen by "auto".
     """
@@ -57,7 +56,6 @@ class Calibration:
     histograms: dict[str, Histogram]
     model_sha256: str
     weights: WeightRounder
-    pictures_sha256: frozenset[str]
     errors: dict[str, float]
 
     @property
@@ -171,8 +169,9 @@ def calibrate(
         seed=seed,
         preprocess_sha256=model.manifest.preprocess.digest(),
         ranges=ranges[best],
+        pictures=picture_digits(hashes),
     )
-    return Calibration(record, histograms, model.manifest.sha256, WeightRounder(model, pictures), frozenset(hashes), errors)
+    return Calibration(record, histograms, model.manifest.sha256, WeightRounder(model, pictures), errors)
 
 
 def check_pictures(pictures: PictureSet) -> list[str]:
@@ -195,10 +194,10 @@ def check_pictures(pictures: PictureSet) -> list[str]:
 
 def warn_of_overlap(calibration: Calibration, evaluation: PictureSet) -> None:
     """Warns (DataWarning) where pictures of the calibration are evaluated on, which flatters the result."""
-    shared = calibration.pictures_sha256.intersection(evaluation.content_hashes())
+    shared = calibration.record.shared(evaluation.content_hashes())
     if shared:
         warnings.warn(
-            f"{len(shared)} of {len(evaluation)} evaluation pictures were calibrated on: the accuracy is flattered",
+            f"{shared} of {len(evaluation)} evaluation pictures were calibrated on: the accuracy is flattered",
             DataWarning,
             2,
         )

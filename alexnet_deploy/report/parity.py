@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alexnet_deploy.machine import Machine
+from alexnet_deploy.manifest import DataReference
 from alexnet_deploy.parity import EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
@@ -79,7 +80,9 @@ def evaluation(of: EvaluationReport) -> Show:
         console.print()
         rows = [(row.label, f"{row.total:,}", words.percent(row.reference / row.total)) for row in of.classes]
         terminal.table(console, ["class", ">pictures", ">top-1"], rows)
-        terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
+        terminal.lines(
+            console, words.ran_sentences([of.ran]) + _calibrated_on(of.ran, of.calibrated_on, of.pictures), style="yellow"
+        )
 
     return show
 
@@ -89,9 +92,9 @@ def notes(of: Verification) -> list[str]:
     sentences = words.ran_sentences([of.reports[0].reference, *(report.candidate for report in of.reports)])
     for report in of.reports:
         ran = report.candidate
-        if report.trained_on or report.calibrated_on:
-            made = "trained" if report.trained_on else "calibrated"
-            sentences.append(f"{ran.file} was {made} on pictures of {report.pictures.location}: these figures flatter it.")
+        if report.trained_on:
+            sentences.append(f"{ran.file} was trained on pictures of {report.pictures.location}: these figures flatter it.")
+        sentences += _calibrated_on(ran, report.calibrated_on, report.pictures)
         if not report.same_preprocessing:
             sentences.append(
                 f"{report.candidate.file} preprocesses pictures otherwise than {report.reference.file}: "
@@ -100,6 +103,12 @@ def notes(of: Verification) -> list[str]:
         if report.error.compared != "logits":
             sentences.append(f"{report.candidate.file}: errors are of {report.error.compared}, as a graph ends in probabilities.")
     return sentences
+
+
+def _calibrated_on(ran: Ran, shared: int, pictures: DataReference) -> list[str]:
+    if not shared:
+        return []
+    return [f"{ran.file} was calibrated on {shared:,} of these {pictures.count:,} pictures: the figures flatter it."]
 
 
 def _reference_row(report: ParityReport) -> list[Cell]:
