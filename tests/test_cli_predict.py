@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -100,6 +101,23 @@ def test_csv_has_a_column_for_each_rank_and_a_row_for_each_picture(artifact: Art
     assert rows[0]["label_1"] in LABELS
 
 
+def test_parquet_has_the_columns_of_csv_with_their_types(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    (folder / "1.png").write_bytes(b"broken")
+    assert predict(artifact, folder, "--top", 2, "-o", tmp_path / "out.csv").exit_code == 2
+    done = predict(artifact, folder, "--top", 2, "-o", tmp_path / "out.parquet")
+    assert done.exit_code == 2
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert table.column_names == list(rows[0])
+    assert [str(table.schema.field(name).type) for name in ("name", "label_1", "probability_1")] == ["string", "string", "float"]
+    assert table["label_2"].to_pylist() == [row["label_2"] or None for row in rows]
+    assert table["probability_2"].to_pylist() == [
+        pytest.approx(float(row["probability_2"]), rel=1e-5) if row["probability_2"] else None for row in rows
+    ]
+    assert [bool(error) for error in table["error"].to_pylist()] == [False, True, False]
+
+
 def test_a_file_of_rows_appears_whole_or_not_at_all(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
     done = predict(artifact, folder, tmp_path / "nothing*.png", "-o", tmp_path / "out.jsonl")
     assert done.exit_code == 2
@@ -110,4 +128,4 @@ def test_a_file_of_rows_appears_whole_or_not_at_all(artifact: Artifact, folder: 
 def test_another_suffix_is_refused(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
     done = predict(artifact, folder, "-o", tmp_path / "out.xlsx")
     assert done.exit_code == 2
-    assert "expected .csv or .jsonl" in done.stderr
+    assert "expected .csv, .jsonl or .parquet" in done.stderr

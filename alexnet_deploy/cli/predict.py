@@ -17,7 +17,9 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--backend", help="onnxruntime, openvino, ...  [what fits the artifact]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [the backend's choice]")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.csv|.jsonl", help="Write here.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.csv|.jsonl|.parquet", help="Write here."
+)
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True, help="On stdout."
 )
@@ -35,13 +37,14 @@ def command(
 ) -> Result:
     """Classify pictures: files, folders, patterns, @lists of files, names on stdin (-), or the demo set.
 
-    A picture that cannot be read is reported and does not stop the rest; the exit code is 2 then. CSV and JSON lines are
-    written while pictures come, however many.
+    A picture that cannot be read is reported and does not stop the rest; the exit code is 2 then. CSV, JSON lines and
+    Parquet are written while pictures come, however many.
 
     \b
     Example:
       alexnet-deploy predict models/alexnet.int8.plan cat.jpg holidays/ --top 3
       alexnet-deploy predict models/alexnet.onnx demo:test --json
+      alexnet-deploy predict models/alexnet.onnx 'holidays/**/*.jpg' -o holidays.parquet
       find / -name '*.jpg' | alexnet-deploy predict models/alexnet.onnx - --format jsonl
     """
     import sys
