@@ -39,7 +39,7 @@ def test_weights_are_read_from_both_kinds_of_file(pretrained: Path, tmp_path: Pa
     if suffix == ".safetensors":
         path = tmp_path / "w.safetensors"
         save_file(expected, path)
-    found = read_weights(str(path))
+    found = read_weights(str(path)).tensors
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -84,9 +84,9 @@ def test_the_head_is_kept_for_the_same_classes_and_new_for_others(pretrained: Pa
     before = other.classifier[-1].weight.clone()
     assert start_from(same, weights) is False
     assert start_from(other, weights) is True
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in same.state_dict().items())
+    assert all(torch.equal(tensor, weights.tensors[name]) for name, tensor in same.state_dict().items())
     assert torch.equal(other.classifier[-1].weight, before)
-    assert torch.equal(other.features[0].weight, weights["features.0.weight"])
+    assert torch.equal(other.features[0].weight, weights.tensors["features.0.weight"])
 
 
 @pytest.mark.parametrize("other", [{"width": 0.1}, {"arch": "alexnet-bn"}, {"arch": "alexnet-tutorial"}])
@@ -113,7 +113,7 @@ def test_frozen_features_stay_as_they_were_and_the_new_head_learns(
         batch_size=6, dropout=0.0,
     )  # fmt: skip
     report = train(settings, tmp_path / "m.safetensors")
-    tuned, before = load_file(report.checkpoint), read_weights(str(pretrained))
+    tuned, before = load_file(report.checkpoint), read_weights(str(pretrained)).tensors
     moved = {name for name in before if name.startswith("features") and not torch.equal(tuned[name], before[name])}
     assert bool(moved) == moves
     assert tuned["classifier.6.weight"].shape[0] == 2

@@ -4,10 +4,12 @@
 | alexnet          | 64-192-384-256-256  | torchvision's: "One weird trick" (Krizhevsky 2014, arXiv:1404.5997), no LRN      |
 | alexnet-2012     | 96-256-384-384-256  | Krizhevsky, Sutskever, Hinton 2012: two groups, local response normalisation     |
 | alexnet-caffe    | 96-256-384-384-256  | BVLC's CaffeNet: pools before it normalises; takes BGR pixels of 0..255          |
+| alexnet-bvlc     | 96-256-384-384-256  | BVLC's AlexNet, also in the ONNX zoo: normalises, then pools; pixels as CaffeNet |
 | alexnet-bn       | 64-192-384-256-256  | batch normalisation after every convolution; export folds it away                |
 | alexnet-tutorial | 64-192-384-256-256  | max-pooling after every convolution, dropout also after the last two             |
 
-All give logits; `Runtime.predict` applies the softmax.
+All compute logits, which losses are of. Of alexnet-tutorial a softmax makes probabilities once it is trained, as its text has it;
+for the others `Runtime.predict` does.
 """
 
 from __future__ import annotations
@@ -104,6 +106,11 @@ def alexnet_caffe(config: ModelConfig) -> Layers:
     return _two_groups(config, lambda: [nn.MaxPool2d(kernel_size=3, stride=2), LocalResponseNorm(5, 1e-4, 0.75, 1.0)])
 
 
+def alexnet_bvlc(config: ModelConfig) -> Layers:
+    """Caffe's bvlc_alexnet: normalises, then pools, as the paper, but with CaffeNet's constants."""
+    return _two_groups(config, lambda: [LocalResponseNorm(5, 1e-4, 0.75, 1.0), nn.MaxPool2d(kernel_size=3, stride=2)])
+
+
 def _two_groups(config: ModelConfig, normalise_and_pool: Callable[[], list[nn.Module]]) -> Layers:
     c = config.channels_of_groups
     features = nn.Sequential(
@@ -177,18 +184,21 @@ class Member:
         input_size: of the published network, in pixels.
         smallest_input: what leaves one pixel behind the last pooling (with padding, one would be left of anything).
         pixels_as: "imagenet" (RGB, ImageNet's mean and deviation) or "caffe" (BGR of 0..255, less its mean).
+        softmax: it ends in probabilities.
     """
 
     layers: Callable[[ModelConfig], Layers]
     input_size: int = 224
     smallest_input: int = 63
     pixels_as: str = "imagenet"
+    softmax: bool = False
 
 
 FAMILY: dict[str, Member] = {
     "alexnet": Member(layers=alexnet),
     "alexnet-2012": Member(layers=alexnet_2012, input_size=227, smallest_input=67),
     "alexnet-caffe": Member(layers=alexnet_caffe, input_size=227, smallest_input=67, pixels_as="caffe"),
+    "alexnet-bvlc": Member(layers=alexnet_bvlc, input_size=227, smallest_input=67, pixels_as="caffe"),
     "alexnet-bn": Member(layers=alexnet_bn),
-    "alexnet-tutorial": Member(layers=alexnet_tutorial),
+    "alexnet-tutorial": Member(layers=alexnet_tutorial, softmax=True),
 }

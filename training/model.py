@@ -73,16 +73,21 @@ class ModelConfig:
 
 
 class AlexNet(nn.Module):
-    """float32 (N, 3, H, W) to logits (N, classes), for any member of the family."""
+    """float32 (N, 3, H, W) to logits (N, classes), for any member of the family; to probabilities after `end_in_softmax`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.features, self.avgpool, self.classifier = FAMILY[config.arch].layers(config)
+        self.output: nn.Module = nn.Identity()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(torch.flatten(self.avgpool(self.features(pictures)), 1))
-        return logits
+        answers: torch.Tensor = self.output(self.classifier(torch.flatten(self.avgpool(self.features(pictures)), 1)))
+        return answers
+
+    def end_in_softmax(self) -> None:
+        """For good: losses are computed from logits, so this is for networks that are trained."""
+        self.output = nn.Softmax(dim=1)
 
 
 def build_model(config: ModelConfig) -> AlexNet:

@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's published AlexNet, a torchvision .pth, or a checkpoint of this project."""
+"""Weights to start from: torchvision's published AlexNet, files of its kind, checkpoints, Caffe's models, the ONNX zoo's."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from alexnet_deploy.files import replacing
 from alexnet_deploy.folders import cache_folder
 from alexnet_deploy.manifest import existing_file
 from alexnet_deploy.types import Progress, silent
+from training.foreign_weights import read_caffe, read_onnx
 from training.model import AlexNet
 
 _CHUNK_BYTES = 1 << 20
@@ -44,25 +45,45 @@ class Published:
 IMAGENET = Published("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79", 244_408_911)
 
 
-def read_weights(source: str, progress: Progress = silent) -> dict[str, torch.Tensor]:
-    """Tensors by name, on the CPU.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by the names of this family, on the CPU.
+
+    Attributes:
+        tensors: float32, a state_dict.
+        arch: the member of the family, where the file says it; "" where only names and shapes can tell.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    arch: str = ""
+
+
+def read_weights(source: str, progress: Progress = silent) -> Weights:
+    """Weights from a file.
 
     Args:
-        source: "imagenet" (downloaded once), or a file that ends in .pth, .pt or .safetensors.
+        source: "imagenet" (downloaded once), or a file that ends in .pth, .pt, .safetensors, .caffemodel or .onnx.
 
     Raises:
         InputError: another suffix.
         ArtifactMissing: no such file; or not in the cache, and the network cannot be reached.
         ArtifactCorrupt: the file is damaged, or holds more than tensors.
+        ModelError: a Caffe or ONNX model that is no AlexNet.
     """
     path = fetch(IMAGENET, progress) if source == "imagenet" else existing_file(source)
+    if path.suffix == ".caffemodel":
+        return Weights(*read_caffe(path))
+    if path.suffix == ".onnx":
+        return Weights(*read_onnx(path))
     if path.suffix == ".safetensors":
         try:
-            return dict(load_file(path))
+            return Weights(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise ArtifactCorrupt(f"{path} cannot be read as safetensors ({error})", expected="whole weights") from error
     if path.suffix not in (".pth", ".pt"):
-        raise InputError(f"weights in {path.name}", expected="imagenet, or a file ending in .pth, .pt or .safetensors")
+        raise InputError(
+            f"weights in {path.name}", expected="imagenet, or a file ending in .pth, .pt, .safetensors, .caffemodel or .onnx"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch passes on what its zip reader and its restricted unpickler raise
@@ -71,10 +92,10 @@ def read_weights(source: str, progress: Progress = silent) -> dict[str, torch.Te
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ArtifactCorrupt(f"{path} holds no state_dict", expected="as torch.save(model.state_dict()) writes it")
-    return dict(content)
+    return Weights(dict(content))
 
 
-def start_from(model: AlexNet, weights: Mapping[str, torch.Tensor]) -> bool:
+def start_from(model: AlexNet, weights: Weights) -> bool:
     """Copies weights into a model; its last layer keeps its own where the number of classes differs.
 
     Returns:
@@ -83,26 +104,33 @@ def start_from(model: AlexNet, weights: Mapping[str, torch.Tensor]) -> bool:
     Raises:
         ModelError: they are another architecture's, or another width's.
     """
+    if weights.arch and weights.arch != model.config.arch:
+        raise ModelError(
+            f"these are weights of {weights.arch}: it computes in another order than {model.config.arch}",
+            expected="weights of the same architecture",
+            fix=f"--arch {weights.arch}",
+        )
+    tensors = weights.tensors
     own = model.state_dict()
     *_, head = (name.rpartition(".")[0] for name in own)
     head_names = [name for name in own if name.startswith(f"{head}.")]
-    new_head = any(name in weights and weights[name].shape != own[name].shape for name in head_names)
+    new_head = any(name in tensors and tensors[name].shape != own[name].shape for name in head_names)
     wanted = {name for name in own if not (new_head and name in head_names)}
     misfits = sorted(
         name
-        for name in wanted | set(weights) - set(head_names)
-        if name not in own or _shape(weights.get(name)) != own[name].shape
+        for name in wanted | set(tensors) - set(head_names)
+        if name not in own or _shape(tensors.get(name)) != own[name].shape
     )
     if misfits:
         raise ModelError(
             f"the weights do not fit {model.config.arch} at width {model.config.width:g}: {misfits[0]} "
-            f"is {_described(weights.get(misfits[0]))}, not {_described(own.get(misfits[0]))}",
+            f"is {_described(tensors.get(misfits[0]))}, not {_described(own.get(misfits[0]))}",
             expected="weights of the same architecture and width",
             fix="--arch and --width as they were trained with",
         )
     with torch.no_grad():
         for name in wanted:
-            own[name].copy_(weights[name])
+            own[name].copy_(tensors[name])
     return new_head
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from training.records import EpochRecord
 
 RECIPES = ("modern", "paper")
-ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alexnet-tutorial")  # --help imports no torch
+ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bvlc", "alexnet-bn", "alexnet-tutorial")  # --help imports no torch
 
 
 @click.command(cls=Command)
@@ -28,10 +28,11 @@ ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bn", "alex
 @click.option(
     "--recipe", type=click.Choice(RECIPES), help="How to train: today's best, or the paper's of 2012. [default: modern]"
 )
-@click.option("--weights", metavar="imagenet|FILE", help="Start from torchvision's published weights, a .pth or a .safetensors.")
+@click.option("--weights", metavar="imagenet|FILE", help="Start from torchvision's published weights, or a .pth, .safetensors, .caffemodel or .onnx.")
 @click.option("--freeze", type=click.Choice(["features"]), help="Train the fully connected layers alone.")
 @click.option("--features-lr", type=float, help="Learning rate of the convolutions, as a share of the rest's.")
 @click.option("--layer-decay", type=float, help="Learning rate of each layer, as a share of the next one's.")
+@click.option("--qat", is_flag=True, help="Train --weights on, rounding as the INT8 engine will.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
 @click.option("--patience", type=click.IntRange(min=0), help="Stop after so many epochs without a better held-out accuracy.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
@@ -64,6 +65,7 @@ def command(
     resume: bool,
     recipe: str | None,
     freeze: str | None,
+    qat: bool,
     page: Path | None,
     **options: Any,
 ) -> Result:
@@ -103,13 +105,14 @@ def command(
     if freeze:
         given["features_lr"] = 0.0
     resume = resume or (distributed.was_restarted() and state.state_path(output).is_file())
+    weights = check_weights(given.get("weights")) if qat and not resume else given.get("weights", "")
     if resume:
         base = interrupted_settings(output)
     else:
-        arch = given.get("arch", "alexnet")
-        demo = given.get("data", "demo") == "demo" and recipe is None
-        fresh = TrainSettings(arch=arch, input_size=FAMILY[arch].input_size, width=given.get("width", 1.0))
-        base = demo_settings() if demo else with_recipe(fresh, recipe or "modern")
+        taken = _taken_over(weights, qat)
+        demo = (taken | given).get("data", "demo") == "demo" and not (recipe or qat)
+        base = demo_settings() if demo else _fresh(taken | given, "qat" if qat else recipe or "modern")
+        base = replace(base, **taken)
     if not distributed.leads():  # the first process speaks for all
         click.get_current_context().with_resource(redirect_stdout(io.StringIO()))
     with progress_bars() as progress:
