@@ -6,8 +6,11 @@ docs/decisions/0110 tells what was tried for `modern`.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.errors import ManifestError
+from alexnet_deploy.manifest import read_manifest
 from training.settings import TrainSettings
 
 # Krizhevsky, Sutskever, Hinton 2012, sections 4 and 5. Its learning rate fell when the validation error stood still, three
@@ -48,7 +51,19 @@ MODERN: dict[str, Any] = {
     "policy": "trivial",
 }
 
-RECIPES = {"modern": MODERN, "paper": PAPER}
+# For a network that has been trained already, and learns to be rounded.
+ROUNDED: dict[str, Any] = {
+    "recipe": "qat",
+    "optimiser": "adamw",
+    "lr": 5e-5,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "weight_decay": 0.0,
+    "batch_size": 64,
+    "epochs": 5,
+}
+
+RECIPES = {"modern": MODERN, "paper": PAPER, "qat": ROUNDED}
 
 
 def with_recipe(settings: TrainSettings, name: str) -> TrainSettings:
@@ -62,3 +77,20 @@ def with_recipe(settings: TrainSettings, name: str) -> TrainSettings:
 def modern_learning_rate(arch: str, width: float) -> float:
     """AdamW's peak: BatchNorm bears 0.001 at any width; without it, about in inverse proportion to the width."""
     return 0.001 if arch == "alexnet-bn" else min(0.001, 0.0003 / width)
+
+
+def continued(weights: str) -> dict[str, Any]:
+    """What a training that starts from one of our checkpoints takes over: the network, and how pictures become its input.
+
+    {} for weights from elsewhere, which do not say.
+    """
+    if not weights.endswith(".safetensors"):
+        return {}
+    try:
+        manifest = read_manifest(Path(weights))
+    except ManifestError:
+        return {}
+    model = manifest.model or {}
+    return {name: model[name] for name in ("arch", "width", "dropout", "input_size") if name in model} | {
+        "framing": "whole" if manifest.preprocess.resize is None else "centre"
+    }

@@ -5,18 +5,28 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
+from alexnet_deploy.cli.qat import check_weights, ranges_of
 
 if TYPE_CHECKING:
     from training.records import EpochRecord
+    from training.settings import TrainSettings
 
 RECIPES = ("modern", "paper")
-ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bvlc", "alexnet-bn", "alexnet-tutorial")  # --help imports no torch
+ARCHITECTURES = (
+    "alexnet",
+    "alexnet-2012",
+    "alexnet-caffe",
+    "alexnet-bvlc",
+    "alexnet-bn",
+    "alexnet-tutorial",
+)  # --help imports no torch
 
 
 @click.command(cls=Command)
@@ -28,7 +38,11 @@ ARCHITECTURES = ("alexnet", "alexnet-2012", "alexnet-caffe", "alexnet-bvlc", "al
 @click.option(
     "--recipe", type=click.Choice(RECIPES), help="How to train: today's best, or the paper's of 2012. [default: modern]"
 )
-@click.option("--weights", metavar="imagenet|FILE", help="Start from torchvision's published weights, or a .pth, .safetensors, .caffemodel or .onnx.")
+@click.option(
+    "--weights",
+    metavar="imagenet|FILE",
+    help="Start from torchvision's published weights, or a .pth, .safetensors, .caffemodel or .onnx.",
+)
 @click.option("--freeze", type=click.Choice(["features"]), help="Train the fully connected layers alone.")
 @click.option("--features-lr", type=float, help="Learning rate of the convolutions, as a share of the rest's.")
 @click.option("--layer-decay", type=float, help="Learning rate of each layer, as a share of the next one's.")
@@ -81,17 +95,12 @@ def command(
       alexnet-deploy train --resume -o models/photos.safetensors
       torchrun --nproc-per-node 2 -m training --data photos
     """
-    from dataclasses import replace
-
     from alexnet_deploy.errors import AlexnetDeployError
     from alexnet_deploy.report import html
     from alexnet_deploy.report.training import training, training_page
 
     try:
         from training import distributed, state
-        from training.family import FAMILY
-        from training.recipes import with_recipe
-        from training.settings import TrainSettings, demo_settings
         from training.train import interrupted_settings, train
     except ImportError as error:
         raise AlexnetDeployError(
@@ -105,22 +114,22 @@ def command(
     if freeze:
         given["features_lr"] = 0.0
     resume = resume or (distributed.was_restarted() and state.state_path(output).is_file())
-    weights = check_weights(given.get("weights")) if qat and not resume else given.get("weights", "")
-    if resume:
-        base = interrupted_settings(output)
-    else:
-        taken = _taken_over(weights, qat)
-        demo = (taken | given).get("data", "demo") == "demo" and not (recipe or qat)
-        base = demo_settings() if demo else _fresh(taken | given, "qat" if qat else recipe or "modern")
-        base = replace(base, **taken)
+    if qat and not resume:
+        check_weights(given.get("weights"))
+    settings = replace(interrupted_settings(output), **given) if resume else _settings(given, "qat" if qat else recipe)
     if not distributed.leads():  # the first process speaks for all
         click.get_current_context().with_resource(redirect_stdout(io.StringIO()))
     with progress_bars() as progress:
         try:
-            settings = replace(base, **given)
-            watch = EpochLines(settings.epochs)
             report = train(
-                settings, output, resume=resume, device=device, save_seconds=save_seconds, progress=progress, watch=watch
+                settings,
+                output,
+                resume=resume,
+                device=device,
+                save_seconds=save_seconds,
+                progress=progress,
+                watch=EpochLines(settings.epochs),
+                ranges=ranges_of(settings.weights, settings.data, progress) if qat and not resume else None,
             )
         except (KeyboardInterrupt, SystemExit):
             if distributed.leads() and state.state_path(output).is_file():
@@ -129,6 +138,20 @@ def command(
     if page is not None and distributed.leads():
         html.write(page, training_page(report))
     return Result(report, training(report))
+
+
+def _settings(given: dict[str, Any], recipe: str | None) -> TrainSettings:
+    """Those of a new training: the recipe's, unless the checkpoint that it goes on from has others, or others were given."""
+    from training.family import FAMILY
+    from training.recipes import continued, with_recipe
+    from training.settings import TrainSettings, demo_settings
+
+    chosen = continued(given.get("weights", "")) | given
+    if recipe is None and chosen.get("data", "demo") == "demo":
+        return replace(demo_settings(), **chosen)
+    arch = chosen.get("arch", "alexnet")
+    plain = TrainSettings(arch=arch, input_size=FAMILY[arch].input_size, width=chosen.get("width", 1.0))
+    return replace(with_recipe(plain, recipe or "modern"), **chosen)
 
 
 class EpochLines:

@@ -1,0 +1,52 @@
+"""What `train --qat` needs before it trains: the ranges of the checkpoint's activations, as `build-engine --int8` finds them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.types import Progress
+
+if TYPE_CHECKING:
+    from training.qat import Ranges
+
+_TRAINED = ", then trained with"  # what the record says of a method whose ranges the weights have learnt
+
+
+def check_weights(weights: str | None) -> str:
+    """What is to be trained with rounding. Raises InputError unless it is a checkpoint of ours."""
+    if weights is None or not weights.endswith(".safetensors"):
+        raise InputError(
+            "--qat goes on from a trained network" + (f", not from {weights}" if weights else ""),
+            expected="a checkpoint with its manifest",
+            fix="--weights models/alexnet.safetensors",
+        )
+    return weights
+
+
+def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
+    """Exports the checkpoint, and calibrates it on the training pictures.
+
+    Raises:
+        ArtifactError: the checkpoint cannot be read.
+        CalibrationError: too few pictures.
+    """
+    from alexnet_deploy.export import export
+    from alexnet_deploy.onnx_graph import load_graph
+    from alexnet_deploy.quantization.cache import calibrate_once
+    from alexnet_deploy.quantization.layers import find_layers
+    from training import checkpoint
+    from training.data import open_split
+    from training.qat import Ranges
+
+    model, source = checkpoint.load(weights)
+    pictures = open_split(data, 0).train
+    with TemporaryDirectory() as folder:
+        graph = export(model, source, Path(folder) / "model.onnx", pictures=pictures.sample(32), progress=progress).artifact
+        calibration = calibrate_once(graph, pictures, progress=progress)
+        layers = {layer.name: calibration.ranges[layer.data] for layer in find_layers(load_graph(graph.path))}
+    method = calibration.record.method.removesuffix(_TRAINED) + _TRAINED
+    return Ranges(replace(calibration.record, method=method), layers)
