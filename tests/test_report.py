@@ -231,9 +231,12 @@ def test_every_picture_that_moved_is_shown_with_both_answers(
 
 def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
     pytest.importorskip("torch")
+    from alexnet_deploy.diagnosis import Diagnosis, Mistake
     from alexnet_deploy.machine import Machine
+    from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report.training import training_page
     from alexnet_deploy.report.tune import tune_page
+    from alexnet_deploy.statistics import rate
     from alexnet_deploy.tune import Trial, TuneReport
     from training.records import EpochRecord, TrainReport
     from training.settings import TrainSettings
@@ -243,6 +246,11 @@ def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
         checkpoint=Path("<x>.safetensors"), parameters=1000, classes=("a", "b"), train_pictures=50, validation_pictures=10,
         history=history, seconds=60.0, unreadable=(), settings=TrainSettings(),
     )  # fmt: skip
+    found = Diagnosis(
+        location="<x>", classes=("a", "b"), top1=rate(8, 10), top5=rate(10, 10), confusion=((4, 1), (1, 4)),
+        mistakes=(Mistake(0, "<x>", "a", "b", 0.9, 0.1),), unreadable=0,
+    )  # fmt: skip
+    pictures = PictureSet("<x>", ("a", "b"), np.zeros(1, np.int64), [np.zeros((8, 8, 3), np.uint8)], ["<x>"])
     trials = tuple(
         Trial(file="<x>.onnx", precision="fp32", backend="onnxruntime", device="cpu", threads=n, latency_ms=n, verdict="slower")
         for n in (1, 2)
@@ -251,7 +259,7 @@ def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
         machine=Machine.here(), reference="<x>.onnx", batch=1, pictures=0, max_latency_ms=None, max_drop=None,
         trials=trials, chosen=trials[0], path=Path("<x>.onnx"), missed=(),
     )  # fmt: skip
-    for document in (training_page(trained), tune_page(tuned)):
+    for document in (training_page(trained, found, pictures), tune_page(tuned)):
         page = Page(document)
         assert not page.all("script")
         assert len(page.all("h1")) == len(page.all("main")) == 1

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_deploy.cli.after_training import Watchers, describe
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
 from alexnet_deploy.cli.qat import check_weights, ranges_of
 
 if TYPE_CHECKING:
-    from training.records import EpochRecord
+    from training.records import EpochRecord, Watcher
     from training.settings import TrainSettings
 
 RECIPES = ("modern", "paper")
@@ -71,6 +72,9 @@ ARCHITECTURES = (
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
 @click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
+@click.option("--validation", metavar="DIR", help="Held-out pictures, where they are not beside the others.")
+@click.option("--data-licence", metavar="TEXT", help="Licence of the pictures, for the model card.")
+@click.option("--log-dir", type=click.Path(path_type=Path), metavar="DIR", help="Write curves for TensorBoard there.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
     output: Path | None,
@@ -80,13 +84,17 @@ def command(
     recipe: str | None,
     freeze: str | None,
     qat: bool,
+    log_dir: Path | None,
     page: Path | None,
     **options: Any,
 ) -> Result:
     """Train an AlexNet on a folder of pictures, or on the demo data.
 
-    A folder without val/ has a tenth of each class held out. Ctrl-C and kill leave a state that --resume continues from,
-    as if nothing had happened. What is not given has the default of the recipe; the demo has a quick one of its own.
+    A folder without val/ has a tenth of each class held out. CIFAR's binaries, IDX files, ImageNet's archives and WebDataset
+    shards are read as they are. A model card is written beside the checkpoint.
+
+    Ctrl-C and kill leave a state that --resume continues from, as if nothing had happened. What is not given has the default
+    of the recipe; the demo has a quick one of its own.
 
     \b
     Example:
@@ -96,8 +104,7 @@ def command(
       torchrun --nproc-per-node 2 -m training --data photos
     """
     from alexnet_deploy.errors import AlexnetDeployError
-    from alexnet_deploy.report import html
-    from alexnet_deploy.report.training import training, training_page
+    from alexnet_deploy.report.training import training
 
     try:
         from training import distributed, state
@@ -119,6 +126,7 @@ def command(
     settings = replace(interrupted_settings(output), **given) if resume else _settings(given, "qat" if qat else recipe)
     if not distributed.leads():  # the first process speaks for all
         click.get_current_context().with_resource(redirect_stdout(io.StringIO()))
+    curves = [_curves(log_dir)] if log_dir is not None and distributed.leads() else []
     with progress_bars() as progress:
         try:
             report = train(
@@ -128,16 +136,22 @@ def command(
                 device=device,
                 save_seconds=save_seconds,
                 progress=progress,
-                watch=EpochLines(settings.epochs),
+                watch=Watchers([EpochLines(settings.epochs), *curves]),
                 ranges=ranges_of(settings.weights, settings.data, progress) if qat and not resume else None,
             )
         except (KeyboardInterrupt, SystemExit):
             if distributed.leads() and state.state_path(output).is_file():
                 note(f"to go on where this was stopped: alexnet-deploy train --resume -o {output}")
             raise
-    if page is not None and distributed.leads():
-        html.write(page, training_page(report))
+        if distributed.leads():
+            describe(report, page, device, progress)
     return Result(report, training(report))
+
+
+def _curves(log_dir: Path) -> Watcher:
+    from training.curves import Curves
+
+    return Curves(log_dir)
 
 
 def _settings(given: dict[str, Any], recipe: str | None) -> TrainSettings:

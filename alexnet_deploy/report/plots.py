@@ -168,6 +168,29 @@ def matrix(name: str, labels: Sequence[str], values: Sequence[Sequence[float]], 
     return _svg(name, 28 + count * height, parts, summary)
 
 
+def confusion(name: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """A square of counts: a row for each class, a column for what its pictures were taken for. Right answers have one colour,
+    mistakes another, and each cell is shaded by its share of the row. Columns carry the rows' numbers."""
+    count = len(labels)
+    left = min(170.0, 7.2 * max(len(f"{count}  {label}") for label in labels) + 8)
+    cell = (WIDTH - left - 4) / count
+    height = min(cell, 32.0)
+    parts = []
+    for i, label in enumerate(labels):
+        total = max(1, sum(counts[i]))
+        parts.append(tag("text", _shortened(f"{i + 1}  {label}", left), x=0, y=24 + i * height + height / 2 + 4))
+        parts.append(tag("text", f"{i + 1}", x=left + (i + 0.5) * cell, y=14, class_="soft middle"))
+        for j, value in enumerate(counts[i]):
+            named = tag("title", f"{label}, taken for {labels[j]}: {value} of {total}")
+            drawn = _cell(
+                left + j * cell, 24 + i * height, cell, height, value / total, f"{value or ''}", colour=1 if i == j else 3
+            )
+            parts.append(tag("g", named, *drawn))
+    wrong = ((i, j) for i in range(count) for j in range(count) if i != j and counts[i][j])
+    summary = "; ".join(f"{labels[i]} taken for {labels[j]}: {counts[i][j]}" for i, j in wrong) or "no mistakes"
+    return _svg(name, 28 + count * height, parts, summary)
+
+
 def histogram(
     name: str, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], chosen: tuple[float, float], *, colour: int = 1
 ) -> Markup:
@@ -314,12 +337,19 @@ def _shape(number: int, x: float, y: float, colour: str, title: str) -> Markup:
             return tag("path", *named, d=f"M{x} {y - 5.5}L{x + 5.5} {y + 4.5}L{x - 5.5} {y + 4.5}Z", **attributes)
 
 
-def _cell(x: float, y: float, width: float, height: float, depth: float, text: str) -> tuple[Markup, Markup]:
+def _cell(x: float, y: float, width: float, height: float, depth: float, text: str, *, colour: int = 3) -> tuple[Markup, Markup]:
     """A shaded rectangle with a text in its middle."""
     shade = tag(
-        "rect", x=x + 1, y=y + 1, width=width - 2, height=height - 2, rx=4, fill="var(--c3)", fill_opacity=0.05 + 0.5 * depth
+        "rect",
+        x=x + 1,
+        y=y + 1,
+        width=width - 2,
+        height=height - 2,
+        rx=4,
+        fill=f"var(--c{colour})",
+        fill_opacity=0.05 + 0.5 * depth,
     )
-    size = round(min(13.0, max(7.0, (width - 6) / (0.58 * len(text)))), 1)
+    size = round(min(13.0, max(7.0, (width - 6) / (0.58 * max(1, len(text))))), 1)
     words = tag("text", text, x=x + width / 2, y=y + height / 2 + 4, class_="middle", style=f"font-size:{size}px")
     return shade, words
 
