@@ -172,23 +172,20 @@ def test_unloading_answers_what_was_let_in(model: Path, slow_engine: float) -> N
 
 def test_overload_is_shed_while_what_is_accepted_keeps_its_latency(model: Path, slow_engine: float) -> None:
     with serving(model, max_batch=2, max_wait_s=0.1) as server, ThreadPoolExecutor(60) as pool:
-        latencies: list[float] = []
+        waiting: list[int] = []
 
         def one(_: int) -> Answer:
-            start = time.monotonic()
             answer = ask(server, "POST", INFER, infer_body(ROW))
-            if answer.status == 200:
-                latencies.append(time.monotonic() - start)
+            waiting.append(server.repository._waiting_rows())
             return answer
 
         answers = list(pool.map(one, range(240)))
         shed = [a for a in answers if a.status != 200]
         assert {a.status for a in shed} == {503}
         assert all(int(a.headers["retry-after"]) >= 1 for a in shed)
-        assert len(latencies) >= 10
-        # The engine needs 2.4 s for all of it, and 60 clients ask at once; whoever is let in waits for a small part of that.
-        queue_s = server.repository.metrics.statistics("shoes", "1").queue
-        assert queue_s.ns / queue_s.count / 1e9 < 0.4
+        assert len(answers) - len(shed) >= 10
+        # 0.1 s are ten rows of 10 ms. 60 clients ask at once; counted in rows, so that a slow machine changes nothing.
+        assert max(waiting) <= 12
         assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
 
 

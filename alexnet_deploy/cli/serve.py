@@ -21,6 +21,7 @@ from alexnet_deploy.cli.units import BYTES, SECONDS
 @click.option("--max-wait", default="250ms", show_default=True, type=SECONDS, help="Longer queues are refused with 503.")
 @click.option("--max-body", default="64MB", show_default=True, type=BYTES, help="Of one request.")
 @click.option("--max-rows", default=256, show_default=True, type=click.IntRange(1), help="Pictures in one request.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads in one call of an engine.  [the backend's choice]")
 @click.option("--instances", default=1, show_default=True, type=click.IntRange(1), help="Calls of an engine at once.")
 @click.option("--grace", default="30s", show_default=True, type=SECONDS, help="For accepted requests, after a stop.")
 @click.option("--token", envvar="ALEXNET_DEPLOY_TOKEN", default="", help="Asked for as `Authorization: Bearer TOKEN`.")
@@ -39,6 +40,7 @@ def command(
     max_wait: float,
     max_body: float,
     max_rows: int,
+    threads: int | None,
     instances: int,
     grace: float,
     token: str,
@@ -90,5 +92,5 @@ def command(
             f"ready at {server.http_url}" + (f", gRPC at {server.grpc_address}" if server.grpc_address else "") + "; Ctrl-C stops"
         )
 
-    summary = serve(artifacts, settings, announce, device=device, backend=backend)
+    summary = serve(artifacts, settings, announce, device=device, backend=backend, threads=threads)
     return Result(summary, served(summary))

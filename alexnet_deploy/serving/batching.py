@@ -125,8 +125,9 @@ class Batcher:
         self._jobs.extend(jobs)
         self._queued_rows += len(rows)
         self._changed.set()
-        answers = await asyncio.gather(*(job.answer for job in jobs))
-        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+        if len(jobs) == 1:
+            return await jobs[0].answer
+        return np.concatenate(await asyncio.gather(*(job.answer for job in jobs)))
 
     async def close(self) -> None:
         """Computes what is queued, then ends. Nothing may be submitted any more."""
@@ -197,7 +198,11 @@ class Batcher:
         """One request's rows must not fail another's: each of a failed batch is computed alone."""
         if len(batch) == 1:
             if not batch[0].answer.done():
-                wrapped = error if isinstance(error, AlexnetDeployError) else AlexnetDeployError(f"the engine failed: {error}")
+                wrapped = (
+                    error
+                    if isinstance(error, AlexnetDeployError)
+                    else AlexnetDeployError(f"the engine failed: {error}", fix="alexnet-deploy doctor")
+                )
                 batch[0].answer.set_exception(wrapped)
             return
         for job in batch:

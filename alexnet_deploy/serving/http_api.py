@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -37,7 +38,6 @@ from alexnet_deploy.serving.metrics import CONTENT_TYPE
 from alexnet_deploy.serving.repository import Repository
 from alexnet_deploy.serving.settings import Settings
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -76,6 +76,8 @@ class HttpApi:
         self._bodies = Bodies(settings)
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         routes = [
+            # The first that fits is taken: what is asked for most comes first.
+            *(Route(f"{path}/infer", self._infer, methods=["POST"]) for path in (model, version)),
             *(Route(path, self._page) for path in _PAGE),
             Route("/classify", self._classify, methods=["POST"]),
             Route("/metrics", self._metrics),
@@ -87,7 +89,6 @@ class HttpApi:
             *(Route(f"{path}/ready", self._model_ready) for path in (model, version)),
             *(Route(f"{path}/config", self._config) for path in (model, version)),
             *(Route(f"{path}/stats", self._statistics) for path in (model, version)),
-            *(Route(f"{path}/infer", self._infer, methods=["POST"]) for path in (model, version)),
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self._unload, methods=["POST"]),
@@ -131,7 +132,8 @@ class HttpApi:
                 header_bytes = _header_length(request, len(body))
                 large = header_bytes > _LARGE_JSON_BYTES
                 parsed, binary = await asyncio.to_thread(parse, body, header_bytes) if large else parse(body, header_bytes)
-                response = await _unless_gone(request, model.infer(parsed))
+                with _unless_gone(request):
+                    response = await model.infer(parsed)
         content, json_bytes = answer(response, binary)
         if json_bytes is None:
             return HttpResponse(content, media_type="application/json")
@@ -169,7 +171,8 @@ class HttpApi:
             async with self._bodies.read(request) as body:
                 if not body:
                     raise InputError("the body is empty", expected="a picture", fix="curl --data-binary @picture.jpg")
-                probabilities = await _unless_gone(request, model.probabilities(body))
+                with _unless_gone(request):
+                    probabilities = await model.probabilities(body)
         best = probabilities.argsort(kind="stable")[::-1][:top]
         label = model.runtime.manifest.label
         predictions = [{"label": label(int(i)), "probability": float(probabilities[i])} for i in best]
@@ -195,17 +198,28 @@ def _integer(text: str, name: str, low: int, high: int) -> int:
     return int(text)
 
 
-async def _unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
-    """Does the work, and stops when the client hangs up: nothing is computed for nobody."""
-    task = asyncio.create_task(work)
-    gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is that the client has gone
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client hung up")
-        return task.result()
-    finally:
+@contextmanager
+def _unless_gone(request: HttpRequest) -> Iterator[None]:
+    """Stops the block when the client hangs up: nothing is computed for nobody. Raises ClientGone then."""
+    task = asyncio.current_task()
+    assert task is not None
+    hung_up = False
+
+    def stop(_: object) -> None:
+        nonlocal hung_up
+        hung_up = True
         task.cancel()
+
+    gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is that the client has gone
+    gone.add_done_callback(stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if hung_up and task.uncancel() == 0:
+            raise ClientGone("the client hung up") from None
+        raise
+    finally:
+        gone.remove_done_callback(stop)
         gone.cancel()
 
 

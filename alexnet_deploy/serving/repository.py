@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from alexnet_deploy.errors import AlexnetDeployError, UnknownModel
 from alexnet_deploy.machine import usable_cores
@@ -37,12 +38,12 @@ class IndexEntry:
 class Repository:
     """What is served. Made and used in one event loop."""
 
-    def __init__(self, sources: Sources, settings: Settings, *, device: str = "auto", backend: str | None = None) -> None:
+    def __init__(self, sources: Sources, settings: Settings, **where: Any) -> None:
+        """`where`: `device`, `backend` and `threads`, as Runtime takes them."""
         self.metrics = Metrics(self._waiting_rows)
         self._sources = sources
         self._settings = settings
-        self._device = device
-        self._backend = backend
+        self._where = where
         self._models: dict[str, dict[str, ServedModel]] = {}
         self._failures: dict[str, str] = {}
         self._changing = asyncio.Lock()
@@ -134,7 +135,7 @@ class Repository:
 
     async def _open(self, name: str, version: str, artifact: Artifact) -> ServedModel:
         def load() -> tuple[Runtime, Cost]:
-            runtime = Runtime(artifact.path, self._device, self._backend)
+            runtime = Runtime(artifact.path, **self._where)
             return runtime, measure(runtime, self._settings.max_batch)
 
         runtime, cost = await asyncio.to_thread(load)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
@@ -48,15 +49,16 @@ class Server:
         grpc_address: such as "127.0.0.1:8001", or "" without gRPC.
     """
 
-    def __init__(self, specs: Sequence[str], settings: Settings, *, device: str = "auto", backend: str | None = None) -> None:
+    def __init__(self, specs: Sequence[str], settings: Settings, **where: Any) -> None:
         """
         Args:
             specs: artifacts, NAME=artifact, NAME:VERSION=artifact, or repository folders.
+            where: `device`, `backend` and `threads`, as Runtime takes them.
 
         Raises:
             ArtifactMissing, InputError: there is nothing to serve, or it is ambiguous.
         """
-        self.repository = Repository(Sources(specs), settings, device=device, backend=backend)
+        self.repository = Repository(Sources(specs), settings, **where)
         self.http_url = ""
         self.grpc_address = ""
         self._settings = settings
@@ -169,14 +171,12 @@ def serve(
     specs: Sequence[str],
     settings: Settings,
     announce: Callable[[Server], None],
-    *,
-    device: str = "auto",
-    backend: str | None = None,
+    **where: Any,
 ) -> Summary:
     """Serves until SIGINT or SIGTERM; a second one ends the process at once.
 
     Args:
-        specs, device, backend: as Server takes them.
+        specs, where: as Server takes them.
         announce: called when the server is ready.
     """
 
@@ -191,7 +191,7 @@ def serve(
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, stop)
-        server = Server(specs, settings, device=device, backend=backend)
+        server = Server(specs, settings, **where)
         await server.start()
         announce(server)
         ready = time.monotonic()
@@ -211,11 +211,11 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def background(specs: Sequence[str | Path], settings: Settings, **options: str | None) -> Iterator[Server]:
+def background(specs: Sequence[str | Path], settings: Settings, **where: Any) -> Iterator[Server]:
     """A server in a thread of its own, stopped when the block ends. Raises what `Server` and `start` raise.
 
     Args:
-        options: `device` and `backend`, as Server takes them.
+        specs, where: as Server takes them.
     """
     started: list[Server] = []
     failed: list[BaseException] = []
@@ -224,7 +224,7 @@ def background(specs: Sequence[str | Path], settings: Settings, **options: str |
     stopping = asyncio.Event()
 
     async def run() -> None:
-        server = Server([str(spec) for spec in specs], settings, **options)  # type: ignore[arg-type]
+        server = Server([str(spec) for spec in specs], settings, **where)
         await server.start()
         started.append(server)
         ready.set()
@@ -243,7 +243,9 @@ def background(specs: Sequence[str | Path], settings: Settings, **options: str |
     running = threading.Thread(target=thread, name="alexnet-deploy-server")
     running.start()
     if not ready.wait(_START_TIMEOUT_S):
-        raise AlexnetDeployError(f"the server did not start in {_START_TIMEOUT_S:g} s")
+        raise AlexnetDeployError(
+            f"the server did not start in {_START_TIMEOUT_S:g} s", fix="alexnet-deploy serve -vv, which tells what it waits for"
+        )
     try:
         if started:
             yield started[0]
