@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 IMAGE = "nvcr.io/nvidia/tritonserver"
 # Release of the container -> its TensorRT, in the image whose tag ends in -trtllm-python-py3; a plan is read by no other version.
-# https://github.com/triton-inference-server/server/blob/main/docs/introduction/compatibility.md, as of release 26.08
+# https://github.com/triton-inference-server/server/blob/main/docs/introduction/compatibility.md, as of release 26.08: none of
+# them holds TensorRT 11, and no table of the other images (tags ending in -py3) was to be found. `image` is for those.
+TABLE_AS_OF = "26.08"
 TENSORRT_IN_CONTAINER = {
     "26.07": "10.14.1.48",
     "26.06": "10.14.1.48",
@@ -52,7 +54,7 @@ TENSORRT_IN_CONTAINER = {
     "25.01": "10.8.0.43",
 }
 # For graphs alone: the newest release of that table, with onnxruntime 1.28.
-GRAPHS_IMAGE = f"{IMAGE}:26.08-py3"
+GRAPHS_IMAGE = f"{IMAGE}:{TABLE_AS_OF}-py3"
 
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8"}
 _SPEC = re.compile(r"(?P<name>\w[\w-]*)=(?P<path>.+)", re.ASCII)
@@ -102,6 +104,7 @@ def write_repository(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     max_delay_us: int = 2000,
     pixels: bool = False,
+    image: str = "",
 ) -> TritonReport:
     """Writes a model repository.
 
@@ -113,6 +116,7 @@ def write_repository(
         max_delay_us: how long Triton waits for a batch to fill, in microseconds.
         pixels: for each model that takes float input, also an ensemble that takes uint8 (N, height, width, 3) pictures of the
             network's size, already cropped.
+        image: the container that will serve it, for a TensorRT that the table does not have; chosen by the table when "".
 
     Raises:
         InputError: a checkpoint, two models of one name, or a plan that no Triton reads.
@@ -124,7 +128,7 @@ def write_repository(
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise InputError(f"two models would be called {twice}", expected="a name of its own for each", fix=f"other={twice}...")
     artifacts = [(name, Artifact.open(path)) for name, path in named]
-    image = choose_image([artifact for _, artifact in artifacts])
+    image = choose_image([artifact for _, artifact in artifacts], image)
     models: list[TritonModel] = []
     for name, artifact in artifacts:
         models.append(_write_model(folder, name, artifact, instances, device, max_delay_us))
@@ -138,8 +142,8 @@ def write_repository(
     return TritonReport(folder, tuple(models), image, command)
 
 
-def choose_image(artifacts: Sequence[Artifact]) -> str:
-    """The newest container that reads all of these.
+def choose_image(artifacts: Sequence[Artifact], named: str = "") -> str:
+    """The newest container that reads all of these, or the one that was named, unless the table says that it does not.
 
     Raises:
         InputError: a checkpoint, a plan of TensorRT for RTX, or plans of a version that no container has, or of several.
@@ -163,18 +167,24 @@ def choose_image(artifacts: Sequence[Artifact]) -> str:
         if plan is not None:
             versions[plan.version] = artifact.path.name
     if not versions:
-        return GRAPHS_IMAGE
+        return named or GRAPHS_IMAGE
     if len(versions) > 1:
         raise InputError(
             f"the plans are of TensorRT {' and '.join(sorted(versions))}", expected="plans of one version: a container has one"
         )
     (version,) = versions
+    if named:
+        in_table = re.fullmatch(rf"{re.escape(IMAGE)}:(\d\d\.\d\d)-trtllm-python-py3", named)
+        holds = TENSORRT_IN_CONTAINER.get(in_table[1]) if in_table else None
+        if holds not in (None, version):
+            raise InputError(f"{versions[version]} is of TensorRT {version}", expected=f"{holds}, which {named} holds")
+        return named
     release = next((release for release, holds in TENSORRT_IN_CONTAINER.items() if holds == version), None)
     if release is None:
         raise InputError(
-            f"{versions[version]} is of TensorRT {version}, which no Triton container in the table has",
+            f"{versions[version]} is of TensorRT {version}, which no Triton container in the table (of {TABLE_AS_OF}) has",
             expected=f"one of {', '.join(sorted(set(TENSORRT_IN_CONTAINER.values())))}",
-            fix="build it inside the container that will serve it",
+            fix=f"--image {IMAGE}:TAG, if you know one that holds it, or build the plan inside the container that will serve it",
         )
     return f"{IMAGE}:{release}-trtllm-python-py3"
 

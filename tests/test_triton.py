@@ -147,7 +147,7 @@ def test_what_triton_cannot_read_is_refused(tmp_path: Path) -> None:
     unknown = tiny_plan(tmp_path / "c.plan", "11.4.0.12")
     for specs, says, fix in (
         ([rtx], "tensorrt-rtx, which Triton does not have", "its graph r.onnx"),
-        ([unknown], "TensorRT 11.4.0.12, which no Triton container", "inside the container"),
+        ([unknown], "TensorRT 11.4.0.12, which no Triton container", "--image"),
         ([old, new], r"TensorRT 10\.14\.1\.48 and 10\.9\.0\.34", ""),
         ([old, old], "two models would be called a", "other=a"),
     ):
@@ -155,6 +155,17 @@ def test_what_triton_cannot_read_is_refused(tmp_path: Path) -> None:
             write_repository([str(artifact.path) for artifact in specs], tmp_path / "repo")
         assert fix in caught.value.fix
     assert not (tmp_path / "repo").exists()
+
+
+def test_a_container_may_be_named_unless_the_table_speaks_against_it(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path / "a.plan", "11.4.0.12")
+    own = "registry.example/triton:11"
+    report = write_repository([str(plan.path)], tmp_path / "repo", image=own)
+    assert report.image == own
+    assert f":/models:ro {own} tritonserver" in report.command
+    with pytest.raises(InputError, match=r"TensorRT 11\.4\.0\.12; expected 10\.14\.1\.48"):
+        write_repository([str(plan.path)], tmp_path / "other", image="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_newest_release_comes_first() -> None:

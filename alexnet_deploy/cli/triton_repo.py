@@ -18,6 +18,7 @@ from alexnet_deploy.cli.units import SECONDS
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="Where graphs run.")
 @click.option("--max-delay", default="2ms", show_default=True, type=SECONDS, help="How long Triton waits for a batch to fill.")
 @click.option("--pixels", is_flag=True, help="Also an ensemble that takes uint8 pictures, cropped to the network's size.")
+@click.option("--image", default="", help="The container that will serve it.  [the newest that is known to read the plans]")
 def command(
     artifacts: tuple[str, ...],
     output: Path,
@@ -25,6 +26,7 @@ def command(
     device: Literal["auto", "cpu", "gpu"],
     max_delay: float,
     pixels: bool,
+    image: str,
 ) -> Result:
     """Write a model repository for NVIDIA's Triton Inference Server.
 
@@ -40,6 +42,6 @@ def command(
     from alexnet_deploy.triton import write_repository
 
     report = write_repository(
-        artifacts, output, instances=instances, device=device, max_delay_us=round(max_delay * 1e6), pixels=pixels
+        artifacts, output, instances=instances, device=device, max_delay_us=round(max_delay * 1e6), pixels=pixels, image=image
     )
     return Result(report, triton(report))
