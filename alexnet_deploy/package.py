@@ -14,19 +14,22 @@ Files are stored, not compressed: weights do not shrink, and nothing can be larg
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import msgspec
 
-from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, InputError
+from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactError, InputError
 from alexnet_deploy.extras import extra
 from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.folders import cache_folder
@@ -37,6 +40,8 @@ TRUST_VARIABLE = "ALEXNET_DEPLOY_TRUST"
 FORMAT = "alexnet-deploy-package/1"
 INDEX, LABELS, LICENCE, SUMS, SIGNATURE = "package.json", "labels.txt", "LICENSE", "SHA256SUMS", "SHA256SUMS.sig"
 _MAX_LIST_BYTES = 1 << 20
+_MAX_NAME_BYTES = 255  # of a file system
+_SIGNATURE_BYTES = 64
 _PIECE_BYTES = 1 << 20
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0\n]+)")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same archive
@@ -134,18 +139,17 @@ def open_package(path: str | Path, *, trust: str | Path | None = None, name: str
     """
     path = existing_file(path)
     trust = trust or os.environ.get(TRUST_VARIABLE)
-    try:
-        with ZipFile(path) as archive:
-            entries = _entries(path, archive)
-            listed = _listed(path, archive, entries)
-            if trust:
-                _check_signature(path, archive, entries, Path(trust))
-            folder = cache_folder() / "packages" / hashlib.sha256(archive.read(SUMS)).hexdigest()
-            if not _is_whole(folder, listed):
-                _unpack(path, archive, entries, listed, folder)
-    except (BadZipFile, NotImplementedError, EOFError) as error:
-        raise _broken(path, f"is no whole zip archive: {error}") from error
-    index = _index(path, folder)
+    with _reading(path), ZipFile(path) as archive:
+        entries = _entries(path, archive)
+        # Read once: what is trusted, what is checked and what names the folder are the same bytes, whoever writes meanwhile.
+        sums = _sums(path, archive, entries)
+        listed = _listed(path, sums, entries)
+        if trust:
+            _check_signature(path, archive, entries, sums, Path(trust))
+        folder = _own_folder() / hashlib.sha256(sums).hexdigest()
+        if not _is_whole(folder, listed):
+            _unpack(path, archive, entries, listed, folder)
+    index = _index(path, folder, listed)
     if name and name not in index.artifacts:
         raise InputError(f"{path} holds no artifact {name!r}", expected=f"one of {', '.join(index.artifacts)}")
     return Artifact.open(folder / (name or index.artifacts[0]))
@@ -158,28 +162,65 @@ def open_artifact(path: str | Path, *, check_hash: bool = True, trust: str | Pat
     return Artifact.open(path, check_hash=check_hash)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What zipfile raises for archives that are none, as ArtifactCorrupt."""
+    try:
+        yield
+    except AlexnetDeployError:  # some of which are ValueErrors too
+        raise
+    except (BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError, struct.error) as error:
+        raise _broken(path, f"is no whole zip archive: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning, which the archive names
+            raise
+        raise _broken(path, "is no whole zip archive: it points outside itself") from error
+
+
 def _entries(path: Path, archive: ZipFile) -> dict[str, ZipInfo]:
     """The archive's files. Raises ArtifactCorrupt for whatever `write_package` does not write."""
     entries: dict[str, ZipInfo] = {}
     for entry in archive.infolist():
-        plain = entry.filename not in ("", ".", "..") and not set(entry.filename) & set("/\\\0\n:")
-        if not plain or entry.filename in entries or entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
-            raise _broken(path, f"holds {entry.filename[:64]!r}, which no package does")
-        if entry.file_size != entry.compress_size or entry.file_size > path.stat().st_size:
-            raise _broken(path, f"states a wrong size for {entry.filename[:64]!r}")
-        entries[entry.filename] = entry
+        name = entry.filename
+        plain = name not in ("", ".", "..") and not set(name) & set("/\\\0\n:") and len(name.encode()) <= _MAX_NAME_BYTES
+        if not plain or name in entries or entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
+            raise _broken(path, f"holds {name[:64]!r}, which no package does")
+        if entry.file_size != entry.compress_size:
+            raise _broken(path, f"states a wrong size for {name[:64]!r}")
+        entries[name] = entry
+    # Entries that share their bytes would make much of little.
+    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
+        raise _broken(path, "states more bytes than it has")
     return entries
 
 
-def _listed(path: Path, archive: ZipFile, entries: dict[str, ZipInfo]) -> dict[str, str]:
-    """Name to SHA-256 of everything that the package must hold, and does."""
+def _sums(path: Path, archive: ZipFile, entries: dict[str, ZipInfo]) -> bytes:
     if SUMS not in entries or entries[SUMS].file_size > _MAX_LIST_BYTES:
         raise _broken(path, f"holds no {SUMS}")
-    matches = [_LINE.fullmatch(line) for line in archive.read(SUMS).decode(errors="replace").splitlines()]
+    return archive.read(SUMS)
+
+
+def _listed(path: Path, sums: bytes, entries: dict[str, ZipInfo]) -> dict[str, str]:
+    """Name to SHA-256 of everything that the package must hold, and does."""
+    matches = [_LINE.fullmatch(line) for line in sums.decode(errors="replace").splitlines()]
     listed = {match[2]: match[1] for match in matches if match}
     if None in matches or len(listed) != len(matches) or set(entries) - {SUMS, SIGNATURE} != set(listed):
         raise _broken(path, f"and its {SUMS} do not name the same files")
     return listed
+
+
+def _own_folder() -> Path:
+    """Where packages are unpacked. Raises InputError where another user could exchange what lies there after it was checked."""
+    folder = cache_folder() / "packages"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise InputError(
+            f"{folder} is not this user's alone",
+            expected="a folder of this user's that nobody else may write to",
+            fix=f"chmod 700 {folder}, or ALEXNET_DEPLOY_CACHE=FOLDER",
+        )
+    return folder
 
 
 def _is_whole(folder: Path, listed: dict[str, str]) -> bool:
@@ -188,7 +229,6 @@ def _is_whole(folder: Path, listed: dict[str, str]) -> bool:
 
 def _unpack(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], listed: dict[str, str], folder: Path) -> None:
     """Writes everything into a new folder beside `folder`, checks it, and gives it that name."""
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
     try:
         for name, sha256 in listed.items():
@@ -206,12 +246,12 @@ def _unpack(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], listed: d
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _index(path: Path, folder: Path) -> Index:
+def _index(path: Path, folder: Path, listed: Collection[str]) -> Index:
     try:
         index = msgspec.json.decode((folder / INDEX).read_bytes(), type=Index)
     except (OSError, msgspec.DecodeError) as error:
         raise _broken(path, f"has no usable {INDEX}: {error}") from error
-    if index.format != FORMAT or not index.artifacts or any(not (folder / name).is_file() for name in index.artifacts):
+    if index.format != FORMAT or not index.artifacts or not set(index.artifacts) <= set(listed):
         raise _broken(path, f"has a {INDEX} that does not fit it")
     return index
 
@@ -229,7 +269,7 @@ def _signature(key_file: Path, content: bytes) -> bytes:
     return key.sign(content)
 
 
-def _check_signature(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], trust: Path) -> None:
+def _check_signature(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], sums: bytes, trust: Path) -> None:
     with extra("sign", "checking a package's signature"):
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -241,10 +281,10 @@ def _check_signature(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], 
         raise _no_key(trust, "public", how) from error
     if not isinstance(key, Ed25519PublicKey):
         raise _no_key(trust, "public", how)
-    if SIGNATURE not in entries:
+    if SIGNATURE not in entries or entries[SIGNATURE].file_size != _SIGNATURE_BYTES:
         raise _broken(path, "is not signed", f"a signature by the key of {trust.name}")
     try:
-        key.verify(archive.read(SIGNATURE), archive.read(SUMS))
+        key.verify(archive.read(SIGNATURE), sums)
     except InvalidSignature as error:
         raise _broken(path, f"is not signed by the key of {trust.name}", "that signature, over an unchanged list") from error
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -138,21 +143,27 @@ def test_the_environment_can_ask_for_the_signature(
         Runtime(tmp_path / "plain.zip", backend="fake")
 
 
-def test_what_was_changed_after_signing_is_refused_even_with_a_new_list(
-    artifact: Artifact, tmp_path: Path, keys: tuple[Path, Path]
-) -> None:
-    from hashlib import sha256
+def with_new_sums(contents: dict[str, bytes]) -> None:
+    names = sorted(set(contents) - {SUMS, SIGNATURE})
+    contents[SUMS] = "".join(f"{sha256(contents[n]).hexdigest()}  {n}\n" for n in names).encode()
 
-    write_package([artifact], tmp_path / "model.zip", sign=keys[0])
+
+@pytest.mark.parametrize("name", ["package.json", "labels.txt", "shoes.plan", "shoes.plan.json", "twin.onnx", "twin.onnx.json"])
+@pytest.mark.parametrize("new_list", [False, True])
+def test_whatever_was_changed_after_signing_is_refused_even_with_a_new_list(
+    plan: Artifact, tmp_path: Path, cache: Path, keys: tuple[Path, Path], name: str, new_list: bool
+) -> None:
+    write_package([plan], tmp_path / "model.zip", sign=keys[0])
 
     def change(contents: dict[str, bytes]) -> None:
-        contents["labels.txt"] = b"evil\n"
-        names = sorted(set(contents) - {SUMS, SIGNATURE})
-        contents[SUMS] = "".join(f"{sha256(contents[n]).hexdigest()}  {n}\n" for n in names).encode()
+        contents[name] = contents[name].replace(b"0", b"1", 1) + b" "
+        if new_list:
+            with_new_sums(contents)
 
     rewritten(tmp_path / "model.zip", change)
-    with pytest.raises(ArtifactCorrupt, match="not signed by the key"):
+    with pytest.raises(ArtifactCorrupt, match="not signed by the key" if new_list else "is damaged"):
         open_package(tmp_path / "model.zip", trust=keys[1])
+    assert not [p for p in cache.rglob("*") if p.is_file()]
 
 
 def test_the_signature_of_another_is_refused(artifact: Artifact, tmp_path: Path, keys: tuple[Path, Path]) -> None:
@@ -206,7 +217,12 @@ def double_list(contents: dict[str, bytes]) -> None:
     contents[SUMS] += contents[SUMS]
 
 
-@pytest.mark.parametrize("change", [remove, add, escape, absolute, damage, no_list, odd_list, double_list])
+def endless_name(contents: dict[str, bytes]) -> None:
+    contents["n" * 300] = b""
+    with_new_sums(contents)
+
+
+@pytest.mark.parametrize("change", [remove, add, escape, absolute, damage, no_list, odd_list, double_list, endless_name])
 def test_a_package_that_was_tampered_with_is_refused(
     artifact: Artifact, tmp_path: Path, cache: Path, change: Callable[[dict[str, bytes]], None]
 ) -> None:
@@ -221,6 +237,82 @@ def test_a_compressed_archive_is_no_package(artifact: Artifact, tmp_path: Path) 
     write_package([artifact], tmp_path / "model.zip")
     with pytest.raises(ArtifactCorrupt, match="which no package does"):
         open_package(rewritten(tmp_path / "model.zip", lambda contents: None, zipfile.ZIP_DEFLATED))
+
+
+def test_one_name_twice_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+    """Which of the two is checked and which is used could differ."""
+    write_package([artifact], tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("shoes.onnx", b"evil")
+    with pytest.raises(ArtifactCorrupt, match=r"'shoes\.onnx', which no package does"):
+        open_package(tmp_path / "model.zip")
+
+
+def test_a_link_is_unpacked_as_a_file_of_its_bytes(artifact: Artifact, tmp_path: Path, cache: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()} | {"link": b"/etc/passwd"}
+    with_new_sums(contents)
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16 if name == "link" else 0
+            archive.writestr(entry, content)
+    folder = open_package(tmp_path / "model.zip").path.parent
+    assert (folder / "link").read_bytes() == b"/etc/passwd"
+    assert not [p for p in cache.rglob("*") if p.is_symlink()]
+
+
+def test_an_index_cannot_name_files_outside_the_package(artifact: Artifact, tmp_path: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    for elsewhere in (str(artifact.path), "../../../made/shoes.onnx"):
+
+        def change(contents: dict[str, bytes], elsewhere: str = elsewhere) -> None:
+            contents["package.json"] = json.dumps({"artifacts": [elsewhere], "format": "alexnet-deploy-package/1"}).encode()
+            with_new_sums(contents)
+
+        with pytest.raises(ArtifactCorrupt, match="does not fit"):
+            open_package(rewritten(tmp_path / "model.zip", change))
+
+
+def test_entries_that_share_their_bytes_are_refused_before_they_unfold(artifact: Artifact, tmp_path: Path, cache: Path) -> None:
+    """A bomb needs no compression: a thousand entries of the directory may point at the same megabyte."""
+    write_package([artifact], tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip", "a") as archive:
+        archive.writestr("a" * 8, bytes(1 << 20))
+        first = archive.getinfo("a" * 8)
+        for number in range(1000):
+            same = copy.copy(first)
+            same.filename = f"{number:08d}"
+            archive.filelist.append(same)
+            archive.NameToInfo[same.filename] = same
+    assert (tmp_path / "model.zip").stat().st_size < 2 << 20
+    with pytest.raises(ArtifactCorrupt, match="more bytes than it has"):
+        open_package(tmp_path / "model.zip")
+    assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX")
+def test_a_cache_that_others_may_write_to_is_refused(artifact: Artifact, tmp_path: Path, cache: Path) -> None:
+    """They could exchange a plan after it was checked."""
+    write_package([artifact], tmp_path / "model.zip")
+    (cache / "packages").mkdir(parents=True)
+    (cache / "packages").chmod(0o777)
+    with pytest.raises(InputError, match="not this user's alone"):
+        open_package(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("where", [46, 42])
+def test_a_directory_of_the_archive_that_makes_no_sense_is_refused(artifact: Artifact, tmp_path: Path, where: int) -> None:
+    """A name that is no UTF-8, and a file that begins nowhere: Python's zipfile says so with errors of several kinds."""
+    write_package([artifact], tmp_path / "model.zip")
+    content = bytearray((tmp_path / "model.zip").read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 9] = 8  # names are UTF-8
+    content[directory + where : directory + where + 4] = b"\xff\xff\xff\xfe"
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(ArtifactCorrupt):
+        open_package(tmp_path / "model.zip")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
