@@ -1,49 +1,83 @@
 """Training steps a second against a plain PyTorch loop over the same model, on the CPU, in turns.
 
-    python benchmarks/training_speed.py            about 3 minutes; writes benchmarks/results/training-cpu.json
+    python benchmarks/training_speed.py            about 4 minutes; writes benchmarks/results/training-cpu.json
 
-The plain loop is what tutorials write: NCHW, eager, the unfused optimiser, one batch of random pictures that is in memory
-already. Ours reads, crops and normalises its pictures as `train` does, and saves no state meanwhile.
+plain       what tutorials write: NCHW, eager, the unfused optimiser, one batch of random pictures that is in memory already
+ours        `train`: reads, crops, varies and normalises its pictures in threads
+synthetic   `train`'s step on one batch that is in memory already: what reading costs is the difference
+reading     `train` on JPEG files that it decodes again in every step, as it does with sets that do not fit into memory
+bf16        as synthetic, in bfloat16
+compiled    as synthetic, by torch.compile
+
+Beside the speed stands the share of all cores that a step kept busy: where reading is slower than synthetic with every core
+busy, nothing waits; there is more to do.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, for both
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, for all
 
 import argparse
 import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from alexnet_deploy.machine import Machine
+from alexnet_deploy.machine import Machine, usable_cores
 from alexnet_deploy.manifest import to_builtins
+from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.statistics import ratio_of_medians
-from alexnet_deploy.types import silent
-from training.data import open_split
+from training import batches
+from training.data import Split
 from training.model import ModelConfig, build_model
+from training.recipes import with_recipe
 from training.settings import TrainSettings, demo_settings
 from training.train import Training
 
 RESULTS = Path(__file__).parent / "results"
 CASES = {
-    "demo: width 0.25, 96 px, batch 64": demo_settings(),
-    "full: width 1, 224 px, batch 32": replace(demo_settings(), width=1.0, input_size=224, batch_size=32, dropout=0.5),
+    "demo: alexnet, width 0.25, 96 px, batch 64": demo_settings(),
+    "photos: alexnet-bn, width 0.25, 112 px, batch 64, modern": with_recipe(
+        TrainSettings(arch="alexnet-bn", width=0.25, input_size=112, framing="whole"), "modern"
+    ),
+    "full: alexnet, width 1, 224 px, batch 32": replace(demo_settings(), width=1.0, input_size=224, batch_size=32, dropout=0.5),
 }
+Step = Callable[[], object]
 
 
-def plain_loop(settings: TrainSettings) -> Callable[[], object]:
+@dataclass
+class Timed:
+    """A step, and how long each of its runs took: by the clock, and on all cores together."""
+
+    step: Step
+    seconds: list[float] = field(default_factory=list)
+    busy_seconds: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        begun, busy = time.perf_counter(), time.process_time()
+        self.step()
+        self.seconds.append(time.perf_counter() - begun)
+        self.busy_seconds.append(time.process_time() - busy)
+
+    def busy(self) -> float:
+        """Share of all cores."""
+        return sum(self.busy_seconds) / sum(self.seconds) / usable_cores()
+
+
+def plain(settings: TrainSettings) -> Step:
     """One step of the loop that tutorials show."""
-    model = build_model(ModelConfig("alexnet", 10, settings.width, settings.dropout, settings.input_size)).train()
+    model = build_model(ModelConfig(settings.arch, 10, settings.width, settings.dropout, settings.input_size)).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    criterion = torch.nn.CrossEntropyLoss()
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     pictures = torch.randn(settings.batch_size, 3, settings.input_size, settings.input_size)
     labels = torch.randint(10, (settings.batch_size,))
 
@@ -57,50 +91,89 @@ def plain_loop(settings: TrainSettings) -> Callable[[], object]:
     return step
 
 
-def ours(settings: TrainSettings, folder: Path) -> Callable[[], object]:
-    """One step of `train`, its pictures included."""
-    split = open_split("demo", 0)
-    split = replace(split, train=split.train.sample(1024))
-    training = Training(settings, split, folder / "m.safetensors", "cpu", silent)
+def ours(settings: TrainSettings, split: Split, *, synthetic: bool = False) -> Step:
+    """One step of `train`, its pictures included unless they are synthetic."""
+    training = Training(settings, split, Path("never-written.safetensors"))
     training.model.train()
     for _ in training.batches.epoch(0):  # decodes each picture once, as the first epoch does
         pass
-    batches = (batch for epoch in range(1, 1000) for batch in training.batches.epoch(epoch))
-    return lambda: training.take_step(*next(batches))
+    seen = (one for epoch in count(1) for one in training.batches.epoch(epoch))
+    same = next(seen)
+    return lambda: training.take_step(same if synthetic else next(seen))
 
 
-def in_turns(steps: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each step: one of each in turn, in a new order every round, after two that are not counted."""
-    for step in (*steps.values(), *steps.values()):
-        step()
-    found: dict[str, list[float]] = {name: [] for name in steps}
+def photos(folder: Path) -> Split:
+    """1,024 JPEG files of 256 pixels, as ImageNet's are when they were made smaller for training."""
+    grey = PictureSet.open("demo:train").sample(1024)
+    for index, name in enumerate(grey.classes):
+        (folder / name).mkdir()
+        for place in np.flatnonzero(grey.labels == index).tolist():
+            Image.fromarray(grey.picture(place)).resize((256, 256)).save(folder / name / f"{place}.jpg", quality=90)
+    files = PictureSet.open(folder)
+    return Split(files, files)
+
+
+def variants(settings: TrainSettings, split: Split, names: list[str]) -> dict[str, Timed]:
+    made: dict[str, Callable[[], Step]] = {
+        "plain": lambda: plain(settings),
+        "ours": lambda: ours(settings, split),
+        "synthetic": lambda: ours(settings, split, synthetic=True),
+        "reading": lambda: reading(settings, split),
+        "bf16": lambda: ours(replace(settings, arithmetic="bf16"), split, synthetic=True),
+        "compiled": lambda: ours(replace(settings, compiled=True), split, synthetic=True),
+    }
+    return {name: Timed(made[name]()) for name in names}
+
+
+def reading(settings: TrainSettings, split: Split) -> Step:
+    share = batches._MEMORY_SHARE
+    batches._MEMORY_SHARE = 0.0
+    try:
+        return ours(settings, split)
+    finally:
+        batches._MEMORY_SHARE = share
+
+
+def in_turns(steps: dict[str, Timed], seconds: float) -> None:
+    """One of each in turn, in a new order every round, after two that are not counted."""
+    for timed in (*steps.values(), *steps.values()):
+        timed.step()
     random = np.random.default_rng(0)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(found.values()))) < 8:
+    while time.perf_counter() < end or len(next(iter(steps.values())).seconds) < 8:
         for name in random.permutation(list(steps)):
-            begun = time.perf_counter()
-            steps[name]()
-            found[name].append(time.perf_counter() - begun)
-    return found
+            steps[name].run()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="for each case")
+    parser.add_argument("--variants", default="plain,ours,synthetic,reading,bf16,compiled")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     options = parser.parse_args()
     results = {}
-    for name, settings in CASES.items():
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        split = photos(Path(folder))
+        for name, settings in CASES.items():
             torch.manual_seed(0)
-            found = in_turns({"plain": plain_loop(settings), "ours": ours(settings, Path(folder))}, options.seconds)
-        speed_up, interval = ratio_of_medians(found["plain"], found["ours"])
-        rates = {who: settings.batch_size / float(np.median(times)) for who, times in found.items()}
-        results[name] = {"pictures_per_second": rates, "speed_up": speed_up, "interval": to_builtins(interval), "steps": found}
-        print(f"{name}: plain {rates['plain']:.0f}, ours {rates['ours']:.0f} pictures/s, {speed_up:.2f} times")
+            steps = variants(settings, split, options.variants.split(","))
+            in_turns(steps, options.seconds)
+            results[name] = {}
+            for variant, timed in steps.items():
+                speed_up, interval = ratio_of_medians(steps["plain"].seconds, timed.seconds)
+                rate = settings.batch_size / float(np.median(timed.seconds))
+                results[name][variant] = {
+                    "pictures_per_second": rate,
+                    "times_plain": speed_up,
+                    "interval": to_builtins(interval),
+                    "cores_busy": timed.busy(),
+                    "steps": timed.seconds,
+                }
+                print(f"{name}: {variant} {rate:.0f} pictures/s, {speed_up:.2f} times plain, {timed.busy():.0%} busy", flush=True)
     RESULTS.mkdir(exist_ok=True)
     record = {
         "machine": to_builtins(Machine.here()),
+        "command": f"python benchmarks/training_speed.py --seconds {options.seconds:g} --variants {options.variants}",
         "note": options.note,
         "settings": {name: asdict(settings) for name, settings in CASES.items()},
         "results": results,

@@ -3,10 +3,21 @@
 family.py       the five architectures
 model.py        a frozen config, and the network it describes
 data.py         which pictures to train on, and which to measure on
-batches.py      pictures to training batches: order, augmentation, all drawn from (seed, epoch, step)
+streams.py      shards that come over the network
+settings.py     everything that decides what comes out
+recipes.py      settings that belong together, by name
+augment.py      what is varied of a picture
+batches.py      pictures to batches: order, augmentation and mixing, all drawn from (seed, epoch, picture)
+optimiser.py    each layer with its share of the learning rate
+average.py      the moving average of the weights
+qat.py          rounding while training
+measure.py      loss and accuracy
+distributed.py  several processes on one network
 train.py        the training loop, resumable to the bit
+records.py      what is known of a training, and who is told
 state.py        what a training needs to go on where it was stopped
 signals.py      stopping between two steps
+tensors.py      safetensors files, and full disks
 checkpoint.py   safetensors and manifest; never pickle
 
 Nothing here is imported by an application that only runs engines.

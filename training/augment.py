@@ -110,7 +110,7 @@ Change = Callable[[Image.Image, float, int], Image.Image]
 def _moved(a: float = 1, b: float = 0, c: float = 0, d: float = 0, e: float = 1, f: float = 0) -> Callable[..., Image.Image]:
     def move(picture: Image.Image) -> Image.Image:
         return picture.transform(
-            picture.size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR, fillcolor=_GREY
+            picture.size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.NEAREST, fillcolor=_GREY
         )
 
     return move
@@ -126,7 +126,7 @@ _CHANGES: tuple[Change, ...] = (
     lambda picture, strength, sign: _moved(d=sign * 0.99 * strength)(picture),
     lambda picture, strength, sign: _moved(c=sign * strength * picture.width / 7)(picture),  # 32 of 224 pixels
     lambda picture, strength, sign: _moved(f=sign * strength * picture.height / 7)(picture),
-    lambda picture, strength, sign: picture.rotate(sign * 135 * strength, Image.Resampling.BILINEAR, fillcolor=_GREY),
+    lambda picture, strength, sign: picture.rotate(sign * 135 * strength, Image.Resampling.NEAREST, fillcolor=_GREY),
     _enhanced(ImageEnhance.Brightness),
     _enhanced(ImageEnhance.Color),
     _enhanced(ImageEnhance.Contrast),

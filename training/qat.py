@@ -4,8 +4,7 @@ Jacob et al. 2018, arXiv:1712.05877. Activations are rounded by the ranges that 
 the largest magnitude of each output channel, as `quantization.weights` does. Rounding has no slope of its own: gradients pass
 through as if it were not there, but not where a value was clipped (Bengio et al. 2013, arXiv:1308.3432).
 
-BatchNorm's statistics are frozen: export folds them into weights, whose rounding is the same before and after, since each
-channel has a scale of its own.
+BatchNorm's statistics are frozen, and weights are rounded as export will have folded them: multiplied by its factors.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,12 +54,20 @@ class Rounded(nn.Module):
         for name, layer in layers.items():
             scale = max(-ranges[name][0], ranges[name][1]) / _LIMIT
             layer.register_forward_pre_hook(partial(_round_input, scale=_half_exact(torch.tensor(scale)).item()))
-        self._kernels = [f"{name}.weight" for name in layers]
+        self._layers = list(layers)
+        self._norms = _norms(model)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        rounded = {name: round_weight(self.model.get_parameter(name)) for name in self._kernels}
+        rounded = {f"{name}.weight": self._rounded_weight(name) for name in self._layers}
         logits: torch.Tensor = torch.func.functional_call(self.model, rounded, (pictures,))
         return logits
+
+    def _rounded_weight(self, name: str) -> torch.Tensor:
+        weight = self.model.get_parameter(f"{name}.weight")
+        if name not in self._norms:
+            return round_weight(weight)
+        factor = _factor(self._norms[name]).view(-1, 1, 1, 1)
+        return round_weight(weight * factor) / factor
 
 
 def round_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -74,6 +82,24 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
+
+
+def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """For each convolution that one follows, its BatchNorm."""
+    found = {}
+    for path, parent in model.named_modules():
+        children = list(parent.named_children()) if isinstance(parent, nn.Sequential) else []
+        for (name, layer), (_, following) in pairwise(children):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                found[f"{path}.{name}"] = following
+    return found
+
+
+def _factor(norm: nn.BatchNorm2d) -> torch.Tensor:
+    """What export multiplies each output channel's weights by; never zero."""
+    assert norm.running_var is not None
+    factor = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    return torch.where(factor == 0, 1.0, factor)
 
 
 def _round_input(layer: nn.Module, given: tuple[Any, ...], scale: float) -> tuple[torch.Tensor]:

@@ -32,10 +32,12 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
 
     Raises:
         ArtifactError: the checkpoint cannot be read.
+        InputError: the pictures are a stream.
         CalibrationError: too few pictures.
     """
     from alexnet_deploy.export import export
     from alexnet_deploy.onnx_graph import load_graph
+    from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.quantization.cache import calibrate_once
     from alexnet_deploy.quantization.layers import find_layers
     from training import checkpoint
@@ -44,6 +46,12 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
 
     model, source = checkpoint.load(weights)
     pictures = open_split(data, 0).train
+    if not isinstance(pictures, PictureSet):
+        raise InputError(
+            f"--qat on pictures that come over the network ({data})",
+            expected="a set that is stored here, to calibrate on",
+            fix="--data FOLDER, with some of them",
+        )
     with TemporaryDirectory() as folder:
         graph = export(model, source, Path(folder) / "model.onnx", pictures=pictures.sample(32), progress=progress).artifact
         calibration = calibrate_once(graph, pictures, progress=progress)
