@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -291,8 +292,45 @@ def test_the_command_says_what_it_did(model: Path, photos: Path, tmp_path: Path)
     assert "2 pictures; the reasons are in" in shown.stdout
 
 
+def on_a_small_disk(folder: Path, kilobytes: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a command with a disk of that size at `folder`, which nobody else sees; then names the whole files on it."""
+    folder.mkdir()
+    script = (
+        f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" || exit 99; "$@"; code=$?; '
+        'find "$0" -type f -printf "%P %s\\n" | sort >&2; exit $code'
+    )
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, str(folder), *words], capture_output=True, text=True, timeout=60
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if done.returncode in (1, 99) and ("unshare" in done.stderr or "mount" in done.stderr):
+        pytest.skip("disks can be mounted by an administrator only")
+    return done
+
+
+def test_a_full_disk_is_one_line_and_every_part_on_it_is_whole(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        (tmp_path / "in" / f"{i}.png").write_bytes(jpeg(i))
+    done = on_a_small_disk(
+        tmp_path / "disk", 64, command(tmp_path / "in", tmp_path / "disk" / "out", "-m", model, "--shard-size", "1")
+    )
+    said, *files = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "No space left on device" in said
+    names = [line.split()[0] for line in files if not line.startswith("Try")]
+    assert "out/_score.json" in names
+    parts = [name for name in names if name != "out/_score.json"]
+    assert 1 <= len(parts) < 40
+    assert all(re.fullmatch(r"out/part-\d{8}\.parquet", name) for name in parts)  # and no temporary file
+    sizes = [int(line.split()[1]) for line in files if "part-" in line]
+    assert min(sizes) > 0.9 * max(sizes)  # of one picture each: none is cut
+
+
 def test_a_disk_that_takes_no_more_is_one_line_and_no_half_part(model: Path, photos: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk, which only an administrator can make."""
+    """A limit on the size of files stands in for a full disk where none can be mounted."""
     words = command(photos, tmp_path / "out", "-m", model)
     limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "score", *words]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
