@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def tune(
         max_drop: of top-1 accuracy against `reference`, in percentage points; on pictures without labels, of agreement.
         pictures: what accuracy is compared on; needed where `max_drop` is given.
         reference: what it is compared with; the first of `artifacts` when None.
-        four_bit: try INT8 graphs of the CPU form with 4-bit weights in their fully connected layers as well.
+        four_bit: try INT8 graphs of the CPU form rewritten as well: with 4-bit weights in their fully connected layers, in blocks
+            of 32 and of 128, and with their first convolution as onnxruntime runs it faster.
         seconds: for each timing.
         output: copy the file that won here, so that applications always load the same name.
 
@@ -162,7 +164,7 @@ class _Tried:
 
 
 def _files(artifacts: Sequence[Artifact], folder: Path | None, progress: Progress) -> Iterator[Artifact]:
-    """What can run here, each file once: artifacts, twins in the stead of plans, and 4-bit forms written into `folder`."""
+    """What can run here, each file once: artifacts, twins in the stead of plans, and other forms written into `folder`."""
     seen: set[str] = set()
     for artifact in artifacts:
         twin = artifact.twin() if artifact.manifest.kind == "plan" and not gpus() else None
@@ -174,19 +176,31 @@ def _files(artifacts: Sequence[Artifact], folder: Path | None, progress: Progres
         is_cpu_form = runs.manifest.precision is Precision.INT8 and runs.manifest.form is GraphForm.CPU
         is_four_bit = any(layer.precision is Precision.INT4 for layer in runs.manifest.layers)
         if folder is not None and is_cpu_form and not is_four_bit and find_spec("onnx") is not None:
-            from alexnet_deploy.quantization.four_bit import to_four_bit
-
-            progress("write 4-bit weights", 0, 1)
-            try:
-                yield to_four_bit(runs, folder / _four_bit_name(runs.path.name))
-            except ModelError as error:
-                log.info("%s", error)
-            progress("write 4-bit weights", 1, 1)
+            yield from _rewritten(runs, folder, progress)
 
 
-def _four_bit_name(name: str) -> str:
-    """alexnet.int8.cpu.onnx -> alexnet.int4.cpu.onnx"""
-    return name.replace(".int8.", ".int4.") if ".int8." in name else name.removesuffix(".onnx") + ".int4.onnx"
+def _rewritten(model: Artifact, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    """Other forms of an INT8 graph for the CPU: smaller or faster, and those that do not fit it left out."""
+    from alexnet_deploy.quantization.four_bit import to_four_bit
+    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
+
+    ways: dict[str, Callable[[Artifact, Path], Artifact]] = {
+        "int4": partial(to_four_bit, block=32),
+        "int4x128": partial(to_four_bit, block=128),
+        "int8wide": to_wide_channels,
+    }
+    for done, (name, rewrite) in enumerate(ways.items()):
+        progress("write other forms", done, len(ways), name)
+        try:
+            yield rewrite(model, folder / _named(model.path.name, name))
+        except ModelError as error:
+            log.info("%s", error)
+    progress("write other forms", len(ways), len(ways))
+
+
+def _named(name: str, form: str) -> str:
+    """alexnet.int8.cpu.onnx, "int4" -> alexnet.int4.cpu.onnx"""
+    return name.replace(".int8.", f".{form}.") if ".int8." in name else f"{name.removesuffix('.onnx')}.{form}.onnx"
 
 
 def _ways(artifact: Artifact) -> Iterator[_Tried]:
@@ -296,7 +310,7 @@ def _choose(judged: Sequence[_Tried], max_latency_ms: float | None) -> tuple[lis
 
 
 def _keep(won: _Tried, artifacts: Sequence[Artifact], batch: int, output: Path | None) -> Path:
-    """Writes the choice into the manifest of its file; a 4-bit file that won moves beside the artifact it was made from."""
+    """Writes the choice into the manifest of its file; a file made here moves beside the artifact it was made from."""
     machine, trial = Machine.here(), won.trial
     assert trial.latency_ms is not None
     record = TunedRecord(

@@ -1,10 +1,11 @@
 """Runtime against its peers on the CPU: full-size AlexNet, 224 px, random weights (speed does not depend on them).
 
-    python benchmarks/runtime.py                     everything, about 6 minutes; makes its models in .cache/benchmarks once
+    python benchmarks/runtime.py --make-only         its models, into .cache/benchmarks, once; some three minutes
+    python benchmarks/runtime.py                     everything, about 12 minutes
     python benchmarks/runtime.py overhead pictures   some parts only; the others keep their last figures
 
-Everything in one part is timed in turns, so that load hits all alike, and medians are compared within the part only.
-Writes benchmarks/results/runtime-cpu.json, .md and one .svg a plot.
+Contenders take turns, and ratios are those within a round (see rounds.py). The peer "OpenVINO + NNCF" is there once
+benchmarks/nncf_peer.py has made its model. Writes benchmarks/results/runtime-cpu.json, .md and the plots.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rounds import Call, Rounds, in_rounds
 
 from alexnet_deploy.errors import FallbackWarning
 from alexnet_deploy.machine import Machine
@@ -34,30 +38,17 @@ sys.path.insert(0, str(ROOT))  # for tests.tiny
 RESULTS = ROOT / "benchmarks" / "results"
 RECIPE = Preprocess(height=224, width=224, resize=256)
 MEAN, STD = np.array(RECIPE.mean, np.float32), np.array(RECIPE.std, np.float32)
-Call = Callable[[], object]
-Figures = dict[str, list[float]]
+BATCHES = (1, 8, 32)
+OURS, TUNED = "Runtime, INT8", "Runtime, tuned"
+ORT_DEFAULT, NNCF = "onnxruntime, its default quantisation", "OpenVINO + NNCF"
+EAGER, COMPILED = "PyTorch eager, FP32", "torch.compile, FP32"
+PEERS = (ORT_DEFAULT, NNCF, EAGER, COMPILED)
+COLOURS = ("blue", "teal", "orange", "violet", "ochre", "red")  # of the plots, in their order
+Models = dict[str, Path]
+Parts = dict[str, Rounds]
 
 
-def in_turns(calls: dict[str, Call], seconds: float, least: int = 12, clock: Callable[[], float] = time.perf_counter) -> Figures:
-    """Milliseconds of every call: one untimed and a few timed calls of each in turn, in a new order every round."""
-    found: Figures = {name: [] for name in calls}
-    order = np.random.default_rng(0)
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(next(iter(found.values()))) < least:
-        for name in order.permutation(list(calls)):
-            calls[name]()
-            turn = time.perf_counter() + 0.03
-            while True:
-                begun = clock()
-                calls[name]()
-                found[name].append(1000 * (clock() - begun))
-                if time.perf_counter() > turn:
-                    break
-            time.sleep(0.003)
-    return found
-
-
-def make_models(folder: Path) -> dict[str, Path]:
+def make_models(folder: Path) -> Models:
     """The checkpoint, its graphs in all forms, and what onnxruntime's own quantiser makes of it with its defaults."""
     paths = {
         "torch": folder / "alexnet.safetensors",
@@ -65,10 +56,13 @@ def make_models(folder: Path) -> dict[str, Path]:
         "uint8": folder / "alexnet.uint8.int8.cpu.onnx",
         "int8": folder / "alexnet.int8.cpu.onnx",
         "int4": folder / "alexnet.int4.cpu.onnx",
+        "int4x128": folder / "alexnet.int4x128.cpu.onnx",
+        "int8wide": folder / "alexnet.int8wide.cpu.onnx",
+        "uint8-int4": folder / "alexnet.uint8.int4x128.cpu.onnx",
         "ort-default": folder / "ort-default.onnx",
     }
     if all(path.is_file() for path in paths.values()):
-        return paths
+        return {**paths, "nncf": folder / "nncf.xml"}
     import torch
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
@@ -77,6 +71,7 @@ def make_models(folder: Path) -> dict[str, Path]:
     from alexnet_deploy.quantization.calibration import calibrate
     from alexnet_deploy.quantization.four_bit import to_four_bit
     from alexnet_deploy.quantization.quantize import quantize
+    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
     from training.checkpoint import load, save
     from training.model import ModelConfig, build_model
 
@@ -95,7 +90,11 @@ def make_models(folder: Path) -> dict[str, Path]:
         graph = export(model, checkpoint, path, batch=BatchRange(1, 8, 64), pictures=pictures, input_dtype=input_dtype).artifact
         ranges = calibrate(graph, pictures, method="minmax", count=32)
         quantize(graph, paths[form], Precision.INT8, form=GraphForm.CPU, calibration=ranges)
-    to_four_bit(Artifact.open(paths["int8"]), paths["int4"])
+    int8 = Artifact.open(paths["int8"])
+    to_four_bit(int8, paths["int4"])
+    to_four_bit(int8, paths["int4x128"], block=128)
+    to_wide_channels(int8, paths["int8wide"])
+    to_four_bit(Artifact.open(paths["uint8"]), paths["uint8-int4"], block=128)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -106,7 +105,7 @@ def make_models(folder: Path) -> dict[str, Path]:
             return next(self.feeds, None)
 
     quantize_static(str(paths["fp32"]), str(paths["ort-default"]), Reader())
-    return paths
+    return {**paths, "nncf": folder / "nncf.xml"}
 
 
 def session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -124,17 +123,38 @@ def floats(count: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, 3, 224, 224), np.float32)
 
 
-def overhead(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
-    """Runtime.logits against the bare session: the same file, batch 1, one thread each so that nothing but the call differs."""
+def pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
+
+
+@contextmanager
+def tuned_runtime(models: Models, batch: int) -> Iterator[Runtime]:
+    """What `alexnet-deploy tune alexnet.int8.cpu.onnx --batch N` chooses here; the forms that it writes are there already."""
+    from alexnet_deploy.tune import tune
+
+    chosen = models["int8"].parent / f"tuned-{batch}.onnx"
+    if not chosen.is_file():
+        forms = [Artifact.open(models[name]) for name in ("int8", "int8wide", "int4", "int4x128")]
+        report = tune(forms, batch=batch, four_bit=False, seconds=0.5, output=chosen)
+        assert report.chosen is not None
+        print(
+            f"tuned for batch {batch}: {report.chosen.file} on {report.chosen.backend}, {report.chosen.threads} threads",
+            flush=True,
+        )
+    with Runtime(chosen) as runtime:
+        yield runtime
+
+
+def overhead(models: Models, seconds: float) -> Parts:
+    """Runtime.logits against the bare session: the same file, batch 1, one thread each, so that nothing but the call differs."""
     import onnxruntime
 
     from tests.tiny import float_batch, tiny_artifact
 
     found = {}
-    picture = floats(1)
     with tempfile.TemporaryDirectory() as folder:
         tiny = tiny_artifact(Path(folder) / "tiny.onnx").path
-        for label, path, batch in (("tiny", tiny, float_batch(1)), ("full", models["int8"], floats(1))):
+        for label, path, batch in (("tiny", tiny, float_batch(1)), ("full-size INT8", models["int8"], floats(1))):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
             bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -142,143 +162,109 @@ def overhead(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
                 calls: dict[str, Call] = {
                     "bare session": lambda bare=bare, batch=batch: bare.run(None, {"input": batch}),
                     "Runtime.logits": lambda runtime=runtime, batch=batch: runtime.logits(batch),
-                    "the finiteness check of a full picture": lambda picture=picture: np.isfinite(picture).all(),
                 }
-                found[label] = in_turns(calls, seconds)
+                found[f"{label} network"] = in_rounds(calls, seconds, warm=3, timed=20, rest=0)
     return found
 
 
-def peers(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
-    """Everything that runs AlexNet on this CPU, at batch 1, 8 and 32."""
+def peers(models: Models, seconds: float) -> Parts:
+    """A batch of prepared pictures in, logits out, on all cores: each peer as its own documentation calls it."""
     import torch
 
     from training.checkpoint import load
 
     model, _ = load(models["torch"])
-    by_default = session(models["ort-default"])
+    compiled = torch.compile(model)
+    calls: dict[str, Callable[[np.ndarray], object]] = {
+        ORT_DEFAULT: session(models["ort-default"]),
+        EAGER: lambda batch: model(torch.from_numpy(batch)),
+        COMPILED: lambda batch: compiled(torch.from_numpy(batch)),
+    }
+    if models["nncf"].is_file():
+        calls[NNCF] = bare_openvino(models["nncf"])
     found = {}
-    with (
-        Runtime(models["int8"], "cpu", "onnxruntime") as int8,
-        Runtime(models["int4"], "cpu", "onnxruntime") as int4,
-        Runtime(models["int4"], "cpu", "onnxruntime", threads=1) as int4_one,
-        Runtime(models["int8"], "cpu", "openvino") as openvino,
-        Runtime(models["int4"], "cpu", "openvino") as openvino4,
-        Runtime(models["fp32"], "cpu", "onnxruntime") as fp32,
-        torch.inference_mode(),
-    ):
-        for count in (1, 8, 32):
+    with torch.inference_mode(), Runtime(models["int8"], "cpu", "onnxruntime") as int8:
+        for count in BATCHES:
             batch = floats(count)
-            tensor = torch.from_numpy(batch)
-            calls: dict[str, Call] = {
-                "Runtime, INT8": lambda batch=batch: int8.logits(batch),
-                "Runtime, INT8 with 4-bit FC": lambda batch=batch: int4.logits(batch),
-                "Runtime, INT8 with 4-bit FC, 1 thread": lambda batch=batch: int4_one.logits(batch),
-                "Runtime, INT8 on OpenVINO": lambda batch=batch: openvino.logits(batch),
-                "Runtime, 4-bit FC on OpenVINO": lambda batch=batch: openvino4.logits(batch),
-                "Runtime, FP32": lambda batch=batch: fp32.logits(batch),
-                "onnxruntime, its default quantisation": lambda batch=batch: by_default(batch),
-                "PyTorch eager, FP32": lambda tensor=tensor: model(tensor),
-            }
-            found[str(count)] = in_turns(calls, seconds * (1 if count < 32 else 2), least=6)
+            with tuned_runtime(models, count) as tuned:
+                each = {name: partial(call, batch) for name, call in {OURS: int8.logits, TUNED: tuned.logits, **calls}.items()}
+                found[f"batch {count}"] = in_rounds(each, seconds * (1 if count == 1 else 1.5), timed=3 if count < 32 else 1)
     return found
 
 
-def one_thread(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
-    """CPU time (not time on the clock) of the same peers with one thread each: holds on a machine that others load as well."""
-    import onnxruntime
-    import torch
+def bare_openvino(path: Path) -> Callable[[np.ndarray], object]:
+    import openvino
 
-    from training.checkpoint import load
-
-    torch.set_num_threads(1)
-    model, _ = load(models["torch"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    by_default = onnxruntime.InferenceSession(models["ort-default"], options, providers=["CPUExecutionProvider"])
-    found = {}
-    with (
-        Runtime(models["int8"], "cpu", "onnxruntime", threads=1) as int8,
-        Runtime(models["int4"], "cpu", "onnxruntime", threads=1) as int4,
-        Runtime(models["int8"], "cpu", "openvino", threads=1) as openvino,
-        Runtime(models["int4"], "cpu", "openvino", threads=1) as openvino4,
-        Runtime(models["fp32"], "cpu", "onnxruntime", threads=1) as fp32,
-        torch.inference_mode(),
-    ):
-        for count in (1, 8):
-            batch = floats(count)
-            tensor = torch.from_numpy(batch)
-            calls: dict[str, Call] = {
-                "Runtime, INT8": lambda batch=batch: int8.logits(batch),
-                "Runtime, INT8 with 4-bit FC": lambda batch=batch: int4.logits(batch),
-                "Runtime, INT8 on OpenVINO": lambda batch=batch: openvino.logits(batch),
-                "Runtime, 4-bit FC on OpenVINO": lambda batch=batch: openvino4.logits(batch),
-                "Runtime, FP32": lambda batch=batch: fp32.logits(batch),
-                "onnxruntime, its default quantisation": lambda batch=batch: by_default.run(None, {"input": batch}),
-                "PyTorch eager, FP32": lambda tensor=tensor: model(tensor),
-            }
-            found[str(count)] = in_turns(calls, seconds, clock=time.process_time)
-    return found
+    request = openvino.Core().compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+    return lambda batch: request.infer({0: batch}, share_inputs=True, share_outputs=True)
 
 
-def pixels(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
+def uint8(models: Models, seconds: float) -> Parts:
     """uint8 pictures in, probabilities out, against what people write with numpy before a bare session."""
-    bare = session(models["int8"])
+    bare = session(models["ort-default"])
     mean64, std64 = np.array(RECIPE.mean), np.array(RECIPE.std)
 
     def softmax(logits: np.ndarray) -> np.ndarray:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
+    def in_float32(p: np.ndarray) -> np.ndarray:
+        return softmax(bare(np.ascontiguousarray(((p.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2))))
+
+    def in_float64(p: np.ndarray) -> np.ndarray:
+        return softmax(bare(((p / 255.0 - mean64) / std64).transpose(0, 3, 1, 2).astype(np.float32)))
+
     found = {}
-    with Runtime(models["int8"], "cpu", "onnxruntime") as runtime, Runtime(models["uint8"], "cpu", "onnxruntime") as baked:
+    with (
+        Runtime(models["int8"], "cpu", "onnxruntime") as plain,
+        Runtime(models["uint8"], "cpu", "onnxruntime") as baked,
+        Runtime(models["uint8-int4"], "cpu", "onnxruntime") as small,
+    ):
         for count in (1, 8):
-            pictures = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
+            p = pixels(count)
             calls: dict[str, Call] = {
-                "Runtime.predict, uint8": lambda p=pictures: runtime.predict(p),
-                "Runtime.predict, uint8 in the graph": lambda p=pictures: baked.predict(p),
-                "numpy (float64 mean and std) + session": lambda p=pictures: softmax(
-                    bare(((p / 255.0 - mean64) / std64).transpose(0, 3, 1, 2).astype(np.float32))
-                ),
-                "numpy (float32 throughout) + session": lambda p=pictures: softmax(
-                    bare(np.ascontiguousarray(((p.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)))
-                ),
+                "numpy (float32) + session": lambda p=p: in_float32(p),
+                "numpy (float64 mean and std) + session": lambda p=p: in_float64(p),
+                "Runtime.predict, INT8": lambda p=p: plain.predict(p),
+                "Runtime.predict, uint8 in the graph, INT8": lambda p=p: baked.predict(p),
+                "Runtime.predict, uint8 in the graph, 4-bit FC": lambda p=p: small.predict(p),
             }
-            found[str(count)] = in_turns(calls, seconds)
+            found[f"batch {count}"] = in_rounds(calls, seconds)
     return found
 
 
-def cold(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
+def cold(models: Models, seconds: float) -> Parts:
     """Whole processes: import, load, first answer; and `import alexnet_deploy` against bare Python."""
     first = "import numpy as np; x = np.zeros((1, 3, 224, 224), np.float32); "
     found = {}
-    for label in ("int8", "fp32"):
-        path = str(models[label])
-        found[f"first answer, {label}"] = _processes(
-            {
+    with tempfile.TemporaryDirectory() as folder:
+        for label in ("int8", "fp32"):
+            path = str(models[label])
+            codes = {
                 "bare onnxruntime": f"{first}import onnxruntime as o; "
                 f"o.InferenceSession({path!r}, providers=['CPUExecutionProvider']).run(None, {{'input': x}})",
                 "Runtime": f"{first}from alexnet_deploy import Runtime; Runtime({path!r}, 'cpu', 'onnxruntime').logits(x)",
-            },
-            rounds=max(5, int(4 * seconds)),
+            }
+            found[f"first answer, {label}"] = _processes(codes, folder, seconds)
+        found["import"] = _processes(
+            {"bare Python": "pass", "import alexnet_deploy": "import alexnet_deploy"}, folder, seconds / 2
         )
-    found["import"] = _processes({"bare Python": "pass", "import alexnet_deploy": "import alexnet_deploy"}, rounds=25)
     return found
 
 
-def _processes(codes: dict[str, str], rounds: int) -> Figures:
-    found: Figures = {name: [] for name in codes}
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    for _ in range(rounds + 1):
-        for name, code in codes.items():
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"{code}\nimport os; os._exit(0)"], check=True, env=environment, cwd=ROOT)
-            found[name].append(1000 * (time.perf_counter() - begun))
-    return {name: values[1:] for name, values in found.items()}  # the first of each fills the disk cache
+def _processes(codes: dict[str, str], compiled: str, seconds: float) -> Rounds:
+    # Python's compiled modules are kept, as wherever a package was installed.
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+
+    def run(code: str) -> Call:
+        words = [sys.executable, "-c", f"{code}\nimport os; os._exit(0)"]
+        return lambda: subprocess.run(words, check=True, env=environment, cwd=ROOT)
+
+    return in_rounds({name: run(code) for name, code in codes.items()}, seconds, warm=0, timed=1, rest=0)
 
 
-def pictures(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
-    """JPEG files in, classes out: pictures a second against decoding alone and inference alone."""
+def pictures(models: Models, seconds: float) -> Parts:
+    """64 JPEG files in, classes out, against decoding alone and inference alone, each of which has all cores to itself then."""
     from PIL import Image
 
     from alexnet_deploy.decoding import fitted
@@ -297,20 +283,30 @@ def pictures(models: dict[str, Path], seconds: float) -> dict[str, Figures]:
             calls: dict[str, Call] = {
                 "decoding alone": lambda files=files: list(fitted(files, RECIPE)),
                 "inference alone": lambda ready=ready: [runtime.predict(ready[i : i + 8]) for i in range(0, count, 8)],
+                "one after the other": lambda files=files: _one_after_the_other(runtime, files),
                 "classify": lambda files=files: runtime.classify(files),
             }
-            found[f"{width}x{height}"] = in_turns(calls, 2 * seconds, least=5)
+            found[f"{width}x{height}"] = in_rounds(calls, seconds, warm=0, timed=1)
     return found
 
 
-PARTS = {"overhead": overhead, "peers": peers, "one_thread": one_thread, "pixels": pixels, "cold": cold, "pictures": pictures}
+def _one_after_the_other(runtime: Runtime, files: list[Path]) -> None:
+    """The same work without overlap: all pictures first, by all cores, then all batches."""
+    from alexnet_deploy.decoding import fitted
+
+    ready = np.stack([p for p in fitted(files, RECIPE) if isinstance(p, np.ndarray)])
+    for start in range(0, len(files), 8):
+        runtime.predict(ready[start : start + 8])
+
+
+PARTS = {"overhead": overhead, "peers": peers, "uint8": uint8, "cold": cold, "pictures": pictures}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--models", type=Path, default=ROOT / ".cache" / "benchmarks")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each thing that is timed")
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each table")
     parser.add_argument("--make-only", action="store_true", help="make the models and stop")
     asked = parser.parse_args()
     warnings.simplefilter("ignore", FallbackWarning)
@@ -320,78 +316,119 @@ def main() -> None:
     path = RESULTS / "runtime-cpu.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
     for name in asked.parts or PARTS:
-        load = os.getloadavg()[0]
-        figures = PARTS[name](models, asked.seconds)
-        kept[name] = {"machine": to_builtins(Machine.here()), "load_before": load, "figures": figures}
-        for group, each in figures.items():
-            print(name, group, {label: round(float(np.median(values)), 3) for label, values in each.items()}, flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept))
+        found = PARTS[name](models, asked.seconds)
+        kept[name] = {"machine": to_builtins(Machine.here()), "tables": {k: _table(name, r) for k, r in found.items()}}
+        for title, rounds in found.items():
+            print(name, title, {label: round(rounds.median(label), 3) for label in rounds.samples}, flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
     write_report(kept)
 
 
-def write_report(kept: dict[str, dict[str, object]]) -> None:
-    """The figures as Markdown, with a plot for each group of the peers and for the pictures."""
+def _table(part: str, rounds: Rounds) -> dict[str, Any]:
+    """What the report needs, and anybody who wants to look closer: percentiles, ratios, up to 200 latencies of each."""
+    base = _base(part, rounds)
+    rows = {}
+    for label, samples in rounds.samples.items():
+        low, middle, high = np.quantile(samples, (0.1, 0.5, 0.9))
+        ratio, worst, best = rounds.ratio(base, label)
+        rows[label] = {
+            "median_ms": middle,
+            "p10_ms": low,
+            "p90_ms": high,
+            "times_as_fast": ratio,
+            "interval": [worst, best],
+            "added_us": rounds.difference_us(label, base),
+            "latencies_ms": np.round(samples.reshape(-1)[:200], 4).tolist(),
+        }
+    first = next(iter(rounds.samples.values()))
+    return {"base": base, "rounds": len(first), "left_out": rounds.left_out, "foreign_cpus": rounds.foreign, "rows": rows}
+
+
+def _base(part: str, rounds: Rounds) -> str:
+    """What all are compared with: the fastest peer; the first row elsewhere, and for pictures the slower half."""
+    if part == "peers":
+        return min((label for label in PEERS if label in rounds.samples), key=rounds.median)
+    if part == "pictures":
+        return max(("decoding alone", "inference alone"), key=rounds.median)
+    return next(iter(rounds.samples))
+
+
+def write_report(kept: dict[str, Any]) -> None:
+    """The figures as Markdown, with their plots."""
     text = [
         "# Runtime on the CPU",
         "",
-        "Full-size AlexNet, 224 px, random weights. Each part was timed in turns in one process: compare within a part only.",
-        "Where the load average before a part is above 1, others used the machine: only one_thread (CPU time) holds well then.",
-        "Medians, with the 10th and the 90th percentile, in ms. `python benchmarks/runtime.py` makes all of it again.",
+        "Full-size AlexNet, 224 px, random weights. Contenders take turns in one process; *times as fast* is the median of the",
+        "ratios within a round, with its 95 % interval, and above 1 is faster than the row in bold. Rounds in which other",
+        "processes kept more than 0.15 CPUs busy are left out. `python benchmarks/runtime.py` makes all of it again.",
         "",
     ]
-    for name, part in kept.items():
-        function = PARTS[name]
-        text += [f"## {name}", "", (function.__doc__ or "").strip(), ""]
-        machine, figures = part["machine"], part["figures"]
-        text += [f"{_machine(machine)}; load average before: {part['load_before']:.1f}.", ""]
-        for group, each in figures.items():
-            text += [f"**{GROUPS.get(name, '{}').format(group)}**", "", *_table(name, each), ""]
-            if name in ("peers", "one_thread", "pictures"):
-                plot = f"runtime-{name}-{group}.svg"
-                marks = [
-                    plots.Mark(label, f"{np.median(values):.2f} ms", float(np.median(values))) for label, values in each.items()
-                ]
-                (RESULTS / plot).write_text(_standalone(str(plots.bars(f"{name}, {group}: median ms", marks))))
-                text += [f"![{name}, {group}]({plot})", ""]
-    (RESULTS / "runtime-cpu.md").write_text("\n".join(text))
+    for name in (name for name in PARTS if name in kept):
+        part = kept[name]
+        text += [f"## {name}", "", (PARTS[name].__doc__ or "").strip(), "", _machine(part["machine"]), ""]
+        for title, table in part["tables"].items():
+            left_out = f", {table['left_out']} more left out" if table["left_out"] else ""
+            text += [f"**{title}** ({table['rounds']} rounds{left_out}; others kept {table['foreign_cpus']:.2f} CPUs busy)", ""]
+            text += [*_rows(name, table), ""]
+        text += [line for drawn in _plots(name, part["tables"]) for line in (drawn, "")]
+    (RESULTS / "runtime-cpu.md").write_text("\n".join(text).rstrip() + "\n")
 
 
-GROUPS = {
-    "one_thread": "batch {}",
-    "peers": "batch {}",
-    "pixels": "batch {}",
-    "pictures": "64 JPEGs of {}",
-    "overhead": "{} network, batch 1",
-    "cold": "{}",
-}
-
-
-def _table(name: str, each: Figures) -> list[str]:
-    first = float(np.median(next(iter(each.values()))))
-    rows = ["| | median | p10 | p90 | n | against the first |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for label, values in each.items():
-        low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
-        against = f"{1000 * (middle - first):+.0f} us" if name == "overhead" else f"{middle / first:.2f}x"
-        rows.append(f"| {label} | {middle:.3f} | {low:.3f} | {high:.3f} | {len(values)} | {against} |")
+def _rows(part: str, table: dict[str, Any]) -> list[str]:
+    last = "added, us" if part == "overhead" else "times as fast"
+    rows = [f"| | median, ms | p10 | p90 | {last} |", "| --- | ---: | ---: | ---: | ---: |"]
+    for label, row in table["rows"].items():
+        low, high = row["interval"]
+        end = f"{row['added_us']:+.0f}" if part == "overhead" else f"{row['times_as_fast']:.2f} ({low:.2f} to {high:.2f})"
+        named = f"**{label}**" if label == table["base"] else label
+        rows.append(f"| {named} | {row['median_ms']:.3f} | {row['p10_ms']:.3f} | {row['p90_ms']:.3f} | {end} |")
     return rows
 
 
-def _machine(machine: dict[str, object]) -> str:
-    packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
-    vnni = "VNNI" if machine["vnni"] else "no VNNI"
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores, {vnni}, Python {machine['python']}; {packages}; {machine['measured'][:10]}"
-    )
+def _plots(part: str, tables: dict[str, Any]) -> list[str]:
+    """Markdown of the plots of a part, which it writes: medians side by side, and for the peers latency and throughput."""
+    if part in ("overhead", "cold"):
+        return []
+    drawn = []
+    for title, table in tables.items():
+        marks = [plots.Mark(k, f"{row['median_ms']:.2f} ms", row["median_ms"]) for k, row in table["rows"].items()]
+        drawn.append(
+            _write(f"{part}-{title.replace(' ', '-')}", f"{part}, {title}: median, ms", plots.bars(f"{part}, {title}", marks))
+        )
+    if part == "peers":
+        by_batch = {int(title.split()[1]): table["rows"] for title, table in tables.items()}
+        names = [name for name in (OURS, TUNED, *PEERS) if all(name in rows for rows in by_batch.values())]
+        latency = [plots.Series(name, by_batch[1][name]["latencies_ms"], colour=i + 1) for i, name in enumerate(names)]
+        drawn.append(_write("peers-latency", "Latency at batch 1, ms", plots.distributions("Latency at batch 1", latency)))
+        speed = [
+            plots.Series(name, [1000 * b / rows[name]["median_ms"] for b, rows in by_batch.items()], list(by_batch), colour=i + 1)
+            for i, name in enumerate(names)
+        ]
+        drawing = plots.lines("Throughput, pictures a second", speed, x_label="batch size", tick="{:,.0f}".format)
+        drawn.append(_write("peers-throughput", "Throughput over the batch size, pictures a second", drawing))
+        key = "; ".join(f"{name} {colour}" for name, colour in zip(names, COLOURS, strict=False))
+        drawn.append(f"Throughput, pictures a second, over the batch size. {key}.")
+    return drawn
 
 
-def _standalone(svg: str) -> str:
-    """An SVG that a file viewer draws as well: with its namespace, and the page's colours inside."""
+def _write(name: str, title: str, drawing: object) -> str:
+    """Writes one plot as an SVG that a file viewer draws as well; returns the Markdown that shows it."""
     style = (ROOT / "alexnet_deploy" / "report" / "style.css").read_text()
+    svg = str(drawing)
     if "xmlns=" not in svg:
         svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     start = svg.index(">", svg.index("<svg")) + 1
-    return f"{svg[:start]}<style>{style}</style>{svg[start:]}"
+    (RESULTS / f"runtime-{name}.svg").write_text(f"{svg[:start]}<style>{style}</style>{svg[start:]}\n")
+    return f"![{title}](runtime-{name}.svg)"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
+    vnni = "VNNI" if machine["vnni"] else "no VNNI"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {vnni}, Python {machine['python']}; {packages}; {machine['measured'][:10]}."
+    )
 
 
 if __name__ == "__main__":

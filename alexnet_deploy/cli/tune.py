@@ -18,7 +18,12 @@ from alexnet_deploy.cli.units import SECONDS
 @click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [demo:test where the model was trained on it]")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures to compare.")
 @click.option("--reference", type=click.Path(path_type=Path), help="What accuracy is compared with.  [the first ARTIFACT]")
-@click.option("--four-bit/--no-four-bit", default=True, show_default=True, help="Try 4-bit weights in fully connected layers.")
+@click.option(
+    "--four-bit/--no-four-bit",
+    default=True,
+    show_default=True,
+    help="Try 4-bit weights in fully connected layers, and other forms of INT8 graphs.",
+)
 @click.option("--seconds", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True), help="For each timing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
@@ -37,8 +42,8 @@ def command(
 ) -> Result:
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
-    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well. The choice is stored in
-    the manifest of the file that won, and Runtime follows it on machines with this CPU.
+    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights, and rewritten for onnxruntime, as
+    well. The choice is stored in the manifest of the file that won, and Runtime follows it on machines with this CPU.
 
     \b
     Example:

@@ -12,12 +12,33 @@ onnxruntime are written so (docs/decisions/0510-*.md).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.errors import ModelError
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 
 _CHANNELS_AT_ONCE = 4
+
+
+def to_wide_channels(model: Artifact, output: str | Path) -> Artifact:
+    """Writes an INT8 graph of the CPU form with its first convolution rewritten.
+
+    Raises:
+        ModelError: it has no convolution that would gain by it.
+    """
+    graph = load_graph(model.path)
+    if not width_to_channels(graph):
+        raise ModelError(
+            f"{model.path} has no quantised convolution of pictures with a stride of 4", expected="AlexNet's, in INT8"
+        )
+    while edit.drop_unused(graph.graph):
+        pass
+    return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
 
 
 def width_to_channels(model: ModelProto) -> bool:
