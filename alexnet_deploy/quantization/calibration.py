@@ -36,7 +36,7 @@ MINIMUM_PICTURES = 32
 _HELD_BACK_SHARE = 4  # one picture in four ...
 _HELD_BACK_MOST = 128  # ... but no more than this many
 _EXPOSED_BYTES = 64 << 20
-_ROUNDING_PICTURES, _ROUNDING_BATCH = 96, 32
+_ROUNDING_PICTURES, _ROUNDING_BATCH = 256, 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,12 @@
 """Our INT8 beside that of onnxruntime's quantiser, NNCF and modelopt: same model, same pictures.
 
     python benchmarks/quantization/compare.py --data photos10                     # trains an AlexNet first
-    python benchmarks/quantization/compare.py --data photos10 --model alexnet.onnx --python nncf=/path/to/its/python
+    python benchmarks/quantization/compare.py --data cifar10 --network mobilenet  # or another kind of network
+    python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --python nncf=/path/to/its/python
 
---data is a folder with train/ and val/, one subfolder a class in each. NNCF and modelopt pin other versions of what we use: give
-each a virtual environment with `pip install nncf onnx onnxruntime pillow msgspec` (or nvidia-modelopt[onnx]) and name its python.
+--data is a folder with train/ and val/ (or test/), one subfolder a class in each. NNCF and modelopt pin other versions of what we
+use: give each a virtual environment with `pip install nncf onnx onnxruntime pillow msgspec` (or nvidia-modelopt[onnx]) and name
+its python.
 
 The TensorRT form is evaluated as its Q/DQ graph is written, with float between them; the CPU form in onnxruntime's integer
 kernels on this machine. Written to benchmarks/results/: a table (.md), everything (.json) and a plot (.svg).
@@ -73,14 +75,27 @@ class Row:
     seconds: float = float("nan")
 
 
-def train_model(data: Path, folder: Path) -> Path:
+def train_model(network: str, data: Path, folder: Path) -> Path:
+    if network != "alexnet":
+        output = folder / f"{network}.onnx"
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("networks.py")),
+            network,
+            "--data",
+            str(data),
+            "--out",
+            str(output),
+        ]
+        subprocess.run(command, check=True)
+        return output
     from alexnet_deploy.export import export
     from training import checkpoint
     from training.settings import TrainSettings
     from training.train import train
 
-    made = train(TrainSettings(data=str(data / "train"), width=0.5, input_size=112, epochs=15), folder / "alexnet.safetensors")
-    model, source = checkpoint.load(made.artifact.path)
+    made = train(TrainSettings(data=str(data), width=0.5, input_size=112, epochs=15), folder / "alexnet.safetensors")
+    model, source = checkpoint.load(made.checkpoint)
     return export(model, source, folder / "alexnet.onnx", batch=BatchRange()).artifact.path
 
 
@@ -92,7 +107,7 @@ def quantise(python: str, run: tuple[str, str, str], model: Path, data: Path, co
         shutil.copy(file, own)
     script = Path(__file__).with_name("quantisers.py")
     home = str(Path(alexnet_deploy.__file__).parents[1])
-    command = [python, str(script), *run, str(own / model.name), str(data / "train"), str(count), str(out)]
+    command = [python, str(script), *run, str(own / model.name), str(data), str(count), str(out)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home})
     result: dict[str, float | str] = json.loads(done.stdout[done.stdout.rindex("{") :])
     return result
@@ -129,11 +144,11 @@ def judged(run: tuple[str, str, str], cost: dict[str, float | str], reference: L
     )
 
 
-def table(rows: list[Row], top1: float, pictures: int, calibration: int, machine: Machine) -> str:
+def table(title: str, rows: list[Row], top1: float, pictures: int, calibration: int, machine: Machine) -> str:
     lines = [
-        f"# INT8 quantisers on one AlexNet, {date.today()}",
+        f"# INT8 quantisers on {title}, {date.today()}",
         "",
-        f"FP32 top-1 {words.percent(top1)} on {pictures} pictures; calibrated on {calibration}. 95 % intervals in brackets.",
+        f"FP32 top-1 {words.percent(top1)} on {pictures:,} pictures; calibrated on {calibration} others; 95 % intervals.",
         "The TensorRT form as its Q/DQ graph is written; the CPU form in onnxruntime's integer kernels.",
         "",
         "| form | quantiser | method | top-1 | drop, points | agreement with FP32 | SQNR dB | peak MB | seconds |",
@@ -145,7 +160,7 @@ def table(rows: list[Row], top1: float, pictures: int, calibration: int, machine
             lines.append(f"{name} {r.problem} | | | | | |")
             continue
         lines.append(
-            f"{name} {words.percent(r.top1)} | {r.drop_points:+.1f} [{r.drop_low:+.1f}, {r.drop_high:+.1f}]"
+            f"{name} {words.percent(r.top1)} | {r.drop_points:+.2f} [{r.drop_low:+.2f}, {r.drop_high:+.2f}]"
             f" | {words.percent(r.agreement)} [{100 * r.agreement_low:.1f}, {100 * r.agreement_high:.1f}]"
             f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {r.seconds:.0f} |"
         )
@@ -181,19 +196,22 @@ def plot(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/")
+    parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/ or test/")
+    parser.add_argument("--network", default="alexnet", help="what to train: alexnet, mobilenet, squeezenet or resnet")
     parser.add_argument("--model", type=Path, help="an exported or adopted FP32 graph; one is trained otherwise")
     parser.add_argument("--count", type=int, default=384, help="calibration pictures")
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH", help="the environment of a tool")
+    parser.add_argument("--title", default="", help="what the table calls the network")
     parser.add_argument("--only", default="", help="tools to run, with commas between")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     pythons = dict(entry.split("=", 1) for entry in given.python)
-    pictures = PictureSet.open(given.data / "val")
+    train = given.data / "train"
+    pictures = PictureSet.open(next((d for d in (given.data / "val", given.data / "test") if d.is_dir()), given.data / "val"))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = Artifact.open(given.model or train_model(given.data, folder))
+        model = Artifact.open(given.model or train_model(given.network, train, folder))
         labels = truth(pictures, model.manifest)
         reference = answers(model.path, model, pictures, integer_kernels=False)
         for run in RUNS:
@@ -202,7 +220,7 @@ def main() -> None:
             out = folder / f"{'-'.join(run)}.onnx"
             print("running", *run, file=sys.stderr, flush=True)
             try:
-                cost = quantise(pythons.get(run[0], sys.executable), run, model.path, given.data, given.count, out)
+                cost = quantise(pythons.get(run[0], sys.executable), run, model.path, train, given.count, out)
                 own = answers(out, model, pictures, integer_kernels=run[2] == "cpu")
                 rows.append(judged(run, cost, reference, own, labels))
             except subprocess.CalledProcessError as error:
@@ -210,9 +228,9 @@ def main() -> None:
                 rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=f"did not run: {last[:120]}"))
     machine = Machine.here()
     top1 = float((reference.argmax(axis=1) == labels).mean())
-    text = table(rows, top1, len(pictures), given.count, machine)
+    text = table(given.title or f"one {given.network}", rows, top1, len(pictures), given.count, machine)
     given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"quantization-{date.today()}"
+    stem = given.out / f"quantization-{given.network}"
     facts = {"fp32_top1": top1, "pictures": len(pictures), "calibration": given.count, "machine": to_builtins(machine)}
     stem.with_suffix(".json").write_text(json.dumps({**facts, "rows": [asdict(r) for r in rows]}, indent=2) + "\n")
     stem.with_suffix(".md").write_text(text)

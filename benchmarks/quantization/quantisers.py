@@ -120,7 +120,9 @@ def main() -> None:
     started = time.perf_counter()
     package = TOOLS[tool](method, form, Artifact.open(model), data, int(count), Path(out))
     seconds = time.perf_counter() - started
-    json.dump({"seconds": seconds, "peak_mb": peak_memory_bytes() / 1e6, "version": importlib.metadata.version(package)}, sys.stdout)
+    json.dump(
+        {"seconds": seconds, "peak_mb": peak_memory_bytes() / 1e6, "version": importlib.metadata.version(package)}, sys.stdout
+    )
 
 
 if __name__ == "__main__":
