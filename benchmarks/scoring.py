@@ -1,7 +1,7 @@
 """What batch scoring costs as the work grows: time and memory of `alexnet-deploy score`, in one process and on Ray.
 
     python benchmarks/scoring.py                         # 1,000 to 16,000 pictures; some minutes on two cores
-    python benchmarks/scoring.py --counts 100000 --ray 2
+    python benchmarks/scoring.py --counts 1000 10000 100000 --ray 1 2
 
 The pictures are PNG files of 96 px made from the demo set, in Parquet with 1,000 rows a row group; the model is an untrained
 AlexNet of a quarter of the width. Each run is a process of its own, its start included.
@@ -10,13 +10,14 @@ AlexNet of a quarter of the width. Each run is a process of its own, its start i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from alexnet_deploy.machine import Machine
@@ -61,22 +62,66 @@ def make_pictures(path: Path, count: int) -> None:
 
 
 def run(model: Path, pictures: Path, output: Path, workers: int) -> dict[str, float]:
-    """One run: what it reports, its whole time, and the largest resident size of its driver."""
+    """One run: what it reports, its CPU time with all its processes, and the largest resident size of one of them."""
     program = str(Path(sys.executable).with_name("alexnet-deploy"))
-    command = ["/usr/bin/env", "time", "-v", program, "score", str(pictures), str(output), "-m", str(model), "--json"]
+    command = [program, "score", str(pictures), str(output), "-m", str(model), "--json"]
     command += ["--ray", str(workers)] if workers else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    report = json.loads(done.stdout)
+    cpu_s = 0.0
+    peaks_mb: dict[str, float] = {}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=said, stderr=complained, text=True)
+        seen: dict[int, float] = {}
+        while process.poll() is None:
+            for pid in _family(process.pid):
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    seen[pid] = _cpu_s(pid)
+                    name = "worker" if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::") else "driver"
+                    if name == "worker" or pid == process.pid:
+                        peaks_mb[name] = max(peaks_mb.get(name, 0.0), _peak_mb(pid))
+            time.sleep(0.2)
+        cpu_s = sum(seen.values())
+        said.seek(0)
+        complained.seek(0)
+        if process.returncode:
+            raise SystemExit(complained.read())
+        report = json.load(said)
     return {
         "pictures": report["scored"],
         "ray_workers": workers,
         "score_s": round(report["seconds"], 2),
         "pictures_per_s": round(report["scored"] / report["seconds"], 1),
-        "cpu_s": round(sum(float(s) for s in re.findall(r"(?:User|System) time \(seconds\): ([\d.]+)", done.stderr)), 2),
-        "driver_peak_mb": round(int(re.findall(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)[0]) / 1024),
+        "cpu_s": round(cpu_s, 2),
+        "cpu_ms_a_picture": round(1e3 * cpu_s / report["scored"], 3),
+        **{f"{name}_peak_mb": round(peak) for name, peak in sorted(peaks_mb.items())},
     }
+
+
+def _family(root: int) -> list[int]:
+    """A process and all that come from it. Ray's own are among them: its driver starts them."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                parents.setdefault(int(_fields(int(entry.name))[1]), []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found += parents.get(pid, [])
+    return found
+
+
+def _fields(pid: int) -> list[str]:
+    """/proc/PID/stat from its third field on; the second, the name, may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _cpu_s(pid: int) -> float:
+    fields = _fields(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> None:
@@ -86,7 +131,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/scoring.json"))
     arguments = parser.parse_args()
-    runs = []
+    runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = make_model(folder)
@@ -95,14 +140,13 @@ def main() -> None:
             for workers in (0, *arguments.ray):
                 runs.append(run(model, folder / f"{count}.parquet", folder / f"out-{count}-{workers}", workers))
                 print(json.dumps(runs[-1]), flush=True)
-    result = {
-        "machine": to_builtins(Machine.here()),
-        "load_average_1min": round(os.getloadavg()[0], 1),
-        "note": arguments.note,
-        "runs": runs,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+                keep(runs, arguments.note, arguments.output)
+
+
+def keep(runs: list[dict[str, float]], note: str, path: Path) -> None:
+    machine = {"machine": to_builtins(Machine.here()), "load_average_1min": round(os.getloadavg()[0], 1)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**machine, "note": note, "runs": runs}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ throughput   requests of one picture, 16 under way at any time; pictures a secon
              that the server reached. Taken in turns, so that other work on the machine meets both; the median share counts
 latency      requests at random moments (a Poisson process) at half of that throughput: p50 and p99, against twice the p50
              of a single call plus --max-delay; and against a queue that costs nothing: see `ideal_ms`
-overload     ten times that throughput: what is shed, and the latency of what is accepted
+overload     ten times that throughput: what is shed, and whether the p99 of what is accepted stays within a tenth of the p99
+             with 16 under way, which is as many as the server takes without shedding much
 
 The client has a core of its own, the last; server and Runtime.predict have the others, the same ones. On a machine of one
 core they share it, and the result says so.
@@ -47,7 +48,7 @@ from alexnet_deploy.serving.http_api import HEADER_LENGTH
 IN_FLIGHT = 16
 ROUNDS = 5
 OVERLOAD = 10
-SHARE, LATENCY_FACTOR = 0.85, 2.0
+SHARE, LATENCY_FACTOR, KEPT = 0.85, 2.0, 1.1
 RESULTS = Path(__file__).parent / "results"
 # This file is also the two processes that it starts, and this is how it tells them of --flat.
 _SERVE, _PREDICT, _FLAT_MS = "serve", "predict", "BENCHMARK_FLAT_MS"
@@ -260,6 +261,7 @@ def measure(model: Path, engine: list[str], seconds: float, max_delay_ms: float,
     ) -> dict[str, Any]:
         limit_ms = LATENCY_FACTOR * single_ms + max_delay_ms
         share = statistics.median(r.share for r in rounds)
+        full_p99_ms = statistics.median(r.p99_ms for r in rounds)
         return {
             "throughput": {
                 "share": round(share, 3),
@@ -274,15 +276,15 @@ def measure(model: Path, engine: list[str], seconds: float, max_delay_ms: float,
                 "served_alone_p50_ms": alone.summary()["p50_ms"],
                 "target_p99_ms": round(limit_ms, 2),
                 "met": half.summary()["p99_ms"] <= limit_ms,
+                "met_against_served_alone": half.summary()["p99_ms"] <= LATENCY_FACTOR * alone.summary()["p50_ms"] + max_delay_ms,
                 "ideal_queue_p99_ms": round(float(np.percentile(ideal, 99)), 2),
             },
             "overload": {
                 "asked_per_s": round(OVERLOAD * per_s, 1),
                 **over.summary(),
-                "full_load_p99_ms": max(r.p99_ms for r in rounds),
-                # Whoever is let in waits `max_wait` at most, and a batch is no longer than half of that.
-                "target_p99_ms": 1.5 * max_wait_ms,
-                "met": over.summary()["p99_ms"] <= 1.5 * max_wait_ms,
+                "accepted_per_s": round(len(over.accepted_ms) / (seconds / 2), 1),
+                "full_load_p99_ms": full_p99_ms,
+                "met": over.summary()["p99_ms"] <= KEPT * full_p99_ms,
             },
         }
 

@@ -118,9 +118,11 @@ def test_a_repository_folder_serves_every_version(tmp_path: Path) -> None:
 
 
 def test_models_are_swapped_under_load_with_no_failed_request(tmp_path: Path, slow_engine: float) -> None:
-    path = tmp_path / "shoes.onnx"
-    write_model(path, notes="0")
-    statuses: list[int] = []
+    """Loaded anew in place, in a new version beside, and with others that come and go, while requests run all the time."""
+    shoes, hats = tmp_path / "shoes" / "1" / "model.onnx", tmp_path / "hats" / "1" / "model.onnx"
+    write_model(shoes, notes="0")
+    write_model(hats)
+    answers: list[tuple[int, str]] = []
     stop = threading.Event()
 
     def load(server: Server) -> None:
@@ -128,25 +130,36 @@ def test_models_are_swapped_under_load_with_no_failed_request(tmp_path: Path, sl
         while not stop.is_set():
             connection.request("POST", INFER, infer_body(ROW))
             response = connection.getresponse()
-            statuses.append(response.status)
-            response.read()
+            body = json.loads(response.read())
+            answers.append((response.status, body.get("model_version", "")))
         connection.close()
 
-    with serving(path, max_wait_s=10) as server, ThreadPoolExecutor(8) as pool:
-        before = server.repository.models()[0]
-        for _ in range(8):
-            pool.submit(load, server)
-        for swap in range(1, 6):
-            write_model(path, notes=str(swap))
-            assert ask(server, "POST", "/v2/repository/models/shoes/load").status == 200
-        # Unloading ends service, but not for a request that was let in before.
+    def change(server: Server, name: str, what: str) -> None:
+        assert ask(server, "POST", f"/v2/repository/models/{name}/{what}").status == 200
+        seen = len(answers)
+        until(lambda: len(answers) > seen + 4)
+
+    with serving(tmp_path, max_wait_s=10) as server, ThreadPoolExecutor(8) as pool:
+        before = server.repository.models()[-1]
+        clients = [pool.submit(load, server) for _ in range(8)]
+        for swap in range(1, 3):
+            write_model(shoes, notes=str(swap))
+            change(server, "shoes", "load")
+            change(server, "hats", "unload")
+            write_model(tmp_path / "shoes" / "2" / "model.onnx")
+            change(server, "shoes", "load")
+            change(server, "hats", "load")
+            shutil.rmtree(tmp_path / "shoes" / "2")
+            change(server, "shoes", "load")
         stop.set()
-        after = server.repository.models()[0]
-        assert after is not before
-        assert after.runtime.manifest.notes == "5"
+        for client in clients:
+            client.result(20)
+        after = next(model for model in server.repository.models() if model.name == "shoes")
+        assert after.runtime.manifest.notes == "2"
+        assert before.name == "shoes"
         until(lambda: before.runtime.closed)
-    assert set(statuses) == {200}
-    assert len(statuses) > 20
+    assert {status for status, _ in answers} == {200}
+    assert {version for _, version in answers} == {"1", "2"}
 
 
 def test_a_model_that_does_not_load_leaves_the_old_one_in_service(model: Path) -> None:

@@ -97,6 +97,22 @@ def test_everything_is_reached_by_the_keyboard(page: Page, server: Server) -> No
     assert outline == "solid"
 
 
+def test_what_a_screen_reader_says_stays_useful_when_a_picture_is_there(page: Page, server: Server, file: Path) -> None:
+    def spoken() -> set[tuple[str, str]]:
+        nodes = page.send("Accessibility.getFullAXTree")["nodes"]
+        return {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")}
+
+    page.open(server.http_url)
+    page.until("document.querySelector('#model').options.length === 2")
+    always = {("combobox", "Model"), ("button", "Choose a picture"), ("list", "The most probable classes")}
+    assert always <= spoken()
+    page.choose("#file", file)
+    page.until(FILLED)
+    best = expected(server, file)[0][0]
+    assert always | {("image", "cat.png"), ("StaticText", best)} <= spoken()
+    assert page.value("document.querySelector('#status').textContent").startswith(f"{best}, ")  # said aloud when it changes
+
+
 def test_a_token_is_asked_for_and_used(page: Page, tmp_path: Path, file: Path) -> None:
     write_model(tmp_path / "shoes.onnx")
     with serving(tmp_path / "shoes.onnx", token="sesame") as server:
