@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_deploy.errors import InputError
@@ -92,9 +94,12 @@ def team(device: str) -> Iterator[Team]:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    # torchrun keeps its store when it starts workers again: what the dead ones wrote there must not be read for the new ones'.
+    store, rank, size = next(rendezvous("env://"))
+    store = PrefixStore(f"start {_restarts()}", store)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, rank=rank, world_size=size)
     try:
-        yield Team(dist.get_rank(), size, device)
+        yield Team(rank, size, device)
     finally:
         dist.destroy_process_group()
 
@@ -106,7 +111,11 @@ def leads() -> bool:
 
 def was_restarted() -> bool:
     """Whether torchrun has started this process again, after one of the workers died (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 class PartOfDropout(nn.Module):

@@ -80,7 +80,7 @@ def round_weight(weight: torch.Tensor) -> torch.Tensor:
 def freeze_statistics(model: nn.Module) -> None:
     """BatchNorm computes as it will after training, also in training mode."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             module.eval()
 
 
