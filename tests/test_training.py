@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,11 +21,15 @@ from colour_photos import write_photos
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from alexnet_deploy.cli import train as cli_train
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, DeviceMissing, InputError
 from alexnet_deploy.manifest import Artifact
 from training import checkpoint
-from training.recipes import with_recipe
-from training.records import TrainReport
+from training.average import Average
+from training.model import ModelConfig, build_model
+from training.optimiser import build_optimiser
+from training.recipes import RECIPES, with_recipe
+from training.records import EpochRecord, TrainReport
 from training.settings import TrainSettings, demo_settings
 from training.state import read, state_path
 from training.train import train
@@ -349,3 +354,88 @@ def test_another_suffix_is_refused_before_anything_is_trained(settings: TrainSet
     with pytest.raises(InputError, match="safetensors"):
         train(settings, tmp_path / "m.pth", progress=stop_after(1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(settings: TrainSettings, tmp_path: Path) -> None:
+    """The system refuses to let a file grow, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(ArtifactMissing, match=r"could not be written: .* Try: make room"):
+            train(settings, tmp_path / "m.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_whoever_watches_is_told_of_every_epoch_also_of_those_before_a_resume(settings: TrainSettings, tmp_path: Path) -> None:
+    class Notes:
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+            self.epochs: list[int] = []
+
+        def step(self, step: int, loss: float, accuracy: float, learning_rate: float, pictures_per_second: float) -> None:
+            self.steps.append(step)
+
+        def epoch(self, record: EpochRecord) -> None:
+            self.epochs.append(record.epoch)
+
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(Killed):
+        train(settings, output, save_seconds=0, progress=stop_after(3))
+    notes = Notes()
+    train(settings, output, resume=True, watch=notes)
+    assert notes.epochs == [1, 2, 3, 4, 5, 6]
+    assert notes.steps[-1] == 36
+
+
+def test_the_papers_recipe_steps_down_three_times_and_measures_ten_crops(settings: TrainSettings, tmp_path: Path) -> None:
+    paper = with_recipe(settings, "paper")
+    rates = [paper.learning_rate(step, 90) for step in range(90)]
+    assert [round(math.log10(rate / paper.lr)) for rate in (rates[0], rates[29], rates[30], rates[60], rates[89])] == [
+        0,
+        0,
+        -1,
+        -2,
+        -3,
+    ]
+    assert (paper.optimiser, paper.momentum, paper.nesterov, paper.weight_decay, paper.colour) == ("sgd", 0.9, False, 5e-4, 0.1)
+    report = train(replace(paper, epochs=6, batch_size=8, lr=0.02, width=0.05, dropout=0.0), tmp_path / "m.safetensors")
+    assert report.ten_crop_accuracy is not None
+    assert report.ten_crop_accuracy >= 0.9
+
+
+def test_the_average_follows_the_weights_and_is_what_is_kept(settings: TrainSettings, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = Average(model, 0.5)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    before = average.tensors["0.weight"].clone()
+    average.update(1000)
+    torch.testing.assert_close(average.tensors["0.weight"], (before + 1) / 2)
+    with average.in_place():
+        assert torch.equal(model[0].weight, average.tensors["0.weight"])
+    assert (model[0].weight == 1).all()
+    plain = train(replace(settings, epochs=1), tmp_path / "plain.safetensors")
+    averaged = train(replace(settings, epochs=1, ema=0.99), tmp_path / "averaged.safetensors")
+    weights = [load_file(report.checkpoint)["classifier.6.weight"] for report in (plain, averaged)]
+    assert not torch.equal(*weights)
+
+
+def test_layers_learn_at_their_own_rates_and_biases_do_not_decay(settings: TrainSettings) -> None:
+    model = build_model(ModelConfig(width=0.05, input_size=63))
+    groups = build_optimiser(model, replace(settings, layer_decay=0.5, features_lr=0.1)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)]: group for group in groups for parameter in group["params"]}
+    assert found["classifier.6.weight"]["share"] == 1
+    assert found["classifier.1.weight"]["share"] == 0.25
+    assert math.isclose(found["features.10.weight"]["share"], 0.1 / 8)
+    assert found["features.0.weight"]["weight_decay"] == settings.weight_decay
+    assert found["features.0.bias"]["weight_decay"] == 0
+    assert set(found) == set(names.values())
+    frozen = build_optimiser(model, replace(settings, features_lr=0.0)).param_groups
+    assert {names[id(p)].partition(".")[0] for group in frozen for p in group["params"]} == {"classifier"}
+
+
+def test_the_command_and_the_recipes_agree_on_names() -> None:
+    assert set(cli_train.RECIPES) | {"qat"} == set(RECIPES)

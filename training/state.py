@@ -7,6 +7,7 @@ The suffix keeps it from being taken for a checkpoint.
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,10 @@ def load(
 
 
 def remove(output: Path) -> None:
-    """The training is done: there is nothing to resume."""
+    """The training is done: there is nothing to resume, and nothing that a kill left half-written."""
     state_path(output).unlink(missing_ok=True)
+    for left in output.parent.glob(f".{glob.escape(output.name)}*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _read(output: Path) -> tuple[TrainingState, dict[str, torch.Tensor]]:
