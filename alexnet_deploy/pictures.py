@@ -63,6 +63,14 @@ class PictureSet:
         return cls(found.location, found.classes, found.labels, found.sources, found.names)
 
     @classmethod
+    def open_training(cls, location: str | Path) -> PictureSet:
+        """As `open`, but the training pictures of a set that is divided, where no part is named. Raises DataError."""
+        text = str(location)
+        if text.partition(":")[0] == "demo":
+            return cls.open("demo:train" if text == "demo" else text)
+        return cls.open(datasets.training_part(text))
+
+    @classmethod
     def from_files(cls, files: Sequence[Path], location: str = "list of files") -> PictureSet:
         return cls(location, (), np.full(len(files), UNLABELLED, np.int64), tuple(files), [str(f) for f in files])
 

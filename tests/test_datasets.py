@@ -366,6 +366,9 @@ def test_a_divided_folder_opens_as_its_test_pictures_and_is_predicted_whole(tmp_
                 (tmp_path / split / name / f"{i}.png").write_bytes(png(i))
     assert len(PictureSet.open(tmp_path)) == 4
     assert PictureSet.open(f"{tmp_path}:train").location == str(tmp_path / "train")
+    assert PictureSet.open_training(tmp_path).location == str(tmp_path / "train")
+    assert len(PictureSet.open_training(f"{tmp_path}:test")) == 4
+    assert PictureSet.open_training("demo").location == "demo:train"
     assert len(list(collect([str(tmp_path)]))) == 10
     with pytest.raises(DataError, match="no part test"):
         PictureSet.open(f"{tmp_path / 'train'}:test")

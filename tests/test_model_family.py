@@ -40,17 +40,17 @@ class Made:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A narrow network with other than the published classes and dropout, its graph, and ranges of its activations."""
     arch = request.param
-    config = ModelConfig(arch=arch, classes=CLASSES, width=0.1, dropout=0.3, input_size=max(95, FAMILY[arch].smallest_input))
+    config = ModelConfig(arch=arch, classes=CLASSES, width=0.05, dropout=0.3, input_size=FAMILY[arch].smallest_input)
     torch.manual_seed(0)
     model = build_model(config)
     model.train()(torch.randn(8, 3, config.input_size, config.input_size))  # BatchNorm has statistics of its own then
-    pictures = PictureSet.open("demo:test").sample(20)
+    pictures = PictureSet.open("demo:test").sample(8)
     folder = tmp_path_factory.mktemp(arch)
     saved = checkpoint.save(model.eval(), folder / "m.safetensors", preprocess=preprocessing(config), labels=pictures.classes)
     exported = export(
         checkpoint.load_model(saved), saved, folder / "m.onnx", batch=BatchRange(1, 4, 8), pictures=pictures
     ).artifact
-    calibration = calibrate(exported, PictureSet.open("demo:train").sample(40), method="minmax")
+    calibration = calibrate(exported, PictureSet.open("demo:train").sample(32), method="minmax")
     return Made(saved, exported, calibration, pictures)
 
 

@@ -38,9 +38,9 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     """
     if is_stream(str(location)):
         return _streamed(str(location), validation)
-    place, part = datasets.split_location(str(location))
     if validation:
-        return _checked(Split(_labelled(PictureSet.open(_training_part(place, part))), PictureSet.open(validation)))
+        return _checked(Split(_labelled(PictureSet.open_training(location)), PictureSet.open(validation)))
+    place, part = datasets.split_location(str(location))
     if place == "demo":
         return Split(PictureSet.open("demo:train"), PictureSet.open("demo:test"))
     found = datasets.parts(place, datasets.layouts())
@@ -65,12 +65,6 @@ def _streamed(urls: str, validation: str) -> Split:
         )
     measured = _labelled(PictureSet.open(validation))
     return Split(ShardStream(urls, measured.classes), measured)
-
-
-def _training_part(place: str, part: str) -> str:
-    """The location of the training pictures, where a set is divided."""
-    divided = place == "demo" or "train" in datasets.parts(place)
-    return f"{place}:{part or 'train'}" if part or divided else place
 
 
 def _checked(split: Split) -> Split:

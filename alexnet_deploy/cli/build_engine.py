@@ -79,8 +79,7 @@ def command(
     wanted = Precision(precision) if precision else onnx.manifest.precision
     if output is None:
         output = onnx.path.with_name(_plan_name(onnx.path.stem, onnx.manifest.precision, wanted))
-    # Plain "demo" is the test split everywhere else; nobody wants to calibrate on that.
-    pictures = PictureSet.open("demo:train" if calib == "demo" else calib) if calib else None
+    pictures = PictureSet.open_training(calib) if calib else None  # nobody wants to calibrate on the test pictures
     with progress_bars() as progress:
         calibration = held = None
         if max_drop is not None:

@@ -54,6 +54,12 @@ def locations_of_parts(location: str) -> list[str]:
     return [location] if part else [f"{place}:{name}" if name else place for name in parts(place)]
 
 
+def training_part(location: str) -> str:
+    """The location of the training pictures of a set, where it is divided and no part is named; else the location itself."""
+    place, part = split_location(location)
+    return f"{place}:train" if not part and "train" in parts(place) else location
+
+
 def parts(place: str | Path, expected: str = _SHORT) -> Parts:
     """What a place holds: training and test pictures, one of them, or (part "") a set that is not divided.
 
@@ -64,6 +70,8 @@ def parts(place: str | Path, expected: str = _SHORT) -> Parts:
     Raises:
         DataError: nothing is there, or nothing in a layout that is known.
     """
+    if "://" in str(place):
+        raise DataError(f"{place} is read only while it is trained on", expected="pictures on this machine", fix="--data FOLDER")
     path = Path(place)
     if path.is_dir():
         folder = path.resolve()

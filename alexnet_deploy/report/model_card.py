@@ -72,10 +72,12 @@ def _interface(of: TrainReport, artifact: Artifact, found: Diagnosis) -> list[st
 def _data(of: TrainReport, artifact: Artifact, found: Diagnosis) -> list[str]:
     pictures = artifact.manifest.pictures
     known = f"`{pictures.location}`, SHA-256 `{pictures.sha256[:12]}…`" if pictures else f"`{of.settings.data}`"
+    built_in = of.settings.data.partition(":")[0] == "demo"
+    licence = of.settings.data_licence or ("MIT (Fashion-MNIST)" if built_in else "unknown; `--data-licence` was not given")
     sentences = [
         f"Trained on {words.count(of.train_pictures, 'picture')} of {known}.",
         f"Measured on {words.count(of.validation_pictures, 'other', 'others')} of `{found.location}`.",
-        f"Licence of the data: {of.settings.data_licence or 'unknown; `--data-licence` was not given'}.",
+        f"Licence of the data: {licence}.",
     ]
     if of.unreadable:
         sentences.append(f"{words.count(len(of.unreadable), 'picture')} could not be read and were left out.")

@@ -52,6 +52,7 @@ def training(of: TrainReport) -> terminal.Show:
                     "pictures",
                     f"{of.train_pictures:,} to train on, {of.validation_pictures:,} held out, {len(of.classes)} classes",
                 ),
+                *([("ten crops", words.percent(of.ten_crop_accuracy))] if of.ten_crop_accuracy is not None else []),
                 ("time", words.seconds(of.seconds)),
             ],
         )
@@ -115,7 +116,7 @@ def training_page(of: TrainReport, found: Diagnosis, pictures: PictureSet) -> st
     ]
     columns = ["epoch", ">train loss", ">accuracy", ">held-out loss", ">accuracy", ">learning rate", ">pictures/s"]
     table = html.table("Every epoch.", columns, rows, key=4)
-    settings = html.facts([(name.replace("_", " "), str(value)) for name, value in asdict(of.settings).items()])
+    settings = html.facts([(name.replace("_", " "), str(value)) for name, value in asdict(of.settings).items() if value != ""])
     classes, others = words.count(len(of.classes), "class", "classes"), words.count(of.validation_pictures, "other", "others")
     lead = f"{of.settings.arch} on {words.count(of.train_pictures, 'picture')} of {classes}, measured on {others}."
     sections = [
