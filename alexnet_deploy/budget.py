@@ -12,7 +12,8 @@ from alexnet_deploy.answers import truth
 from alexnet_deploy.errors import DataError, GateMissed
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import UNLABELLED, PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, warn_of_overlap
+from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.fitness import warn_of_overlap
 from alexnet_deploy.quantization.layers import choose_skipped
 from alexnet_deploy.quantization.sensitivity import LayerSensitivity, Trials, agreement, measure, top1_change, worst_first
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
@@ -88,7 +89,7 @@ def hold_budget(
         raise DataError(
             f"{pictures.location} has no labels", expected="one subfolder a class, to measure accuracy", fix="--data FOLDER"
         )
-    warn_of_overlap(calibration, pictures)
+    warn_of_overlap(calibration.record, pictures)
     forms = (GraphForm.TENSORRT, GraphForm.CPU) if precision is Precision.INT8 else (GraphForm.TENSORRT,)
     trials = {form: Trials(model, calibration, pictures, precision=precision, form=form) for form in forms}
     always = tuple(sorted(choose_skipped(trials[GraphForm.TENSORRT].layers, skip)))

@@ -10,7 +10,6 @@ afterwards (see `ranges`), so that trying another method costs no other pass.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from alexnet_deploy.errors import CalibrationError, DataWarning
+from alexnet_deploy.errors import CalibrationError
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest, picture_digits
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.fitness import check_pictures, warn_of_noise
 from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.layers import Layer, find_layers
 from alexnet_deploy.quantization.qdq import UINT8_STEPS, observed_tensors, tensorrt_form
@@ -32,7 +32,6 @@ from alexnet_deploy.quantization.rounding import Moments, moments_of, refine
 from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
-MINIMUM_PICTURES = 32
 _HELD_BACK_SHARE = 4  # one picture in four ...
 _HELD_BACK_MOST = 128  # ... but no more than this many
 _EXPOSED_BYTES = 64 << 20
@@ -153,6 +152,7 @@ def calibrate(
     candidates = AUTO_CANDIDATES if method == "auto" else (method_name(method),)
     pictures = pictures.sample(count, seed)
     hashes = check_pictures(pictures)
+    warn_of_noise(pictures)
     graph = load_graph(model.path)
     observed, held_back = _split(pictures, hashes) if method == "auto" else (pictures, None)
 
@@ -172,35 +172,6 @@ def calibrate(
         pictures=picture_digits(hashes),
     )
     return Calibration(record, histograms, model.manifest.sha256, WeightRounder(model, pictures), errors)
-
-
-def check_pictures(pictures: PictureSet) -> list[str]:
-    """The content hash of every picture, of a set that can be calibrated on.
-
-    Raises:
-        CalibrationError: there are fewer than 32 different ones.
-    """
-    hashes = pictures.content_hashes()
-    different = len(set(hashes))
-    if different < MINIMUM_PICTURES:
-        repeated = f", and only {different} of them different" if different < len(hashes) else ""
-        raise CalibrationError(
-            f"{len(hashes)} calibration pictures in {pictures.location}{repeated}",
-            expected=f"at least {MINIMUM_PICTURES} different ones, of the kind that the model will see",
-            fix="--calib FOLDER with more pictures; a few hundred are best",
-        )
-    return hashes
-
-
-def warn_of_overlap(calibration: Calibration, evaluation: PictureSet) -> None:
-    """Warns (DataWarning) where pictures of the calibration are evaluated on, which flatters the result."""
-    shared = calibration.record.shared(evaluation.content_hashes())
-    if shared:
-        warnings.warn(
-            f"{shared} of {len(evaluation)} evaluation pictures were calibrated on: the accuracy is flattered",
-            DataWarning,
-            2,
-        )
 
 
 def observe(

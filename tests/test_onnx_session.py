@@ -1,0 +1,60 @@
+"""Graphs under work are run as they are, from weights in a file that is gone by then."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from alexnet_deploy.errors import BackendError
+from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
+from tests.small_nets import SIZE, alexnet_like
+
+BATCH = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
+
+
+def test_a_graph_answers_as_its_definition_says() -> None:
+    graph = alexnet_like()
+    assert max(len(tensor.raw_data) for tensor in graph.graph.initializer) > 4096  # some stand in the file
+    expected = ReferenceEvaluator(graph).run(None, {"input": BATCH})[0]
+    assert np.allclose(GraphRunner(graph).run(BATCH)[0], expected, atol=1e-3)
+
+
+def test_any_tensor_can_be_asked_for_and_the_graph_stays_as_it_was() -> None:
+    graph = alexnet_like()
+    before = graph.SerializeToString()
+    own = graph.graph.output[0].name
+    inner = next(node.output[0] for node in graph.graph.node if node.op_type == "Relu")
+    runner = GraphRunner(graph, [inner, own])
+    assert runner.outputs == (inner, own)
+    assert np.array_equal(runner.run(BATCH)[1], GraphRunner(graph).run(BATCH)[0])
+    assert graph.SerializeToString() == before
+
+
+def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    runner = GraphRunner(alexnet_like())
+    assert "Conv" in "".join(fused_operators(alexnet_like()))
+    assert list(tmp_path.iterdir()) == []
+    assert np.isfinite(runner.run(BATCH)[0]).all()
+
+
+def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BackendError, match="No space left"):
+        GraphRunner(alexnet_like())
+
+
+def test_a_graph_that_cannot_run_is_refused_in_words() -> None:
+    graph = alexnet_like()
+    edit.set_attribute(next(n for n in graph.graph.node if n.op_type == "Conv"), "strides", [0, 0])
+    with pytest.raises(BackendError, match="onnxruntime"):
+        GraphRunner(graph).run(BATCH)
