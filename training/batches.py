@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from training.augment import Augmentation, vary
 from training.distributed import ALONE, Team
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
-_BATCHES_AHEAD = 3  # made while the network works on one
+_MAKERS = 8  # threads at most, each on a batch of its own: Pillow works without the interpreter's lock
 MIXING = 1  # tells the numbers that mix a picture from those that vary it
 
 Indices = npt.NDArray[np.int64]
@@ -113,26 +112,20 @@ class TrainingBatches:
         """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.pictures))
         parts = (order[step * self.batch_size :][self._part] for step in range(first_step, self.steps))
-        with ThreadPoolExecutor(usable_cores(), "pictures") as workers:  # Pillow works without the interpreter's lock
-            yield from in_threads(lambda part: self._seen(epoch, part, workers), parts, ahead=_BATCHES_AHEAD, workers=1)
+        makers = min(usable_cores(), _MAKERS)
+        yield from in_threads(lambda part: self._seen(epoch, part), parts, ahead=makers + 1, workers=makers)
 
-    def _seen(self, epoch: int, indices: Indices, workers: ThreadPoolExecutor) -> Seen:
-        def varied(index: int) -> Pixels | None:
-            pixels = self.pictures.read(index)
-            if pixels is None:
-                return None
-            return vary(pixels, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, index]))
-
-        found = [
-            (index, picture)
-            for index, picture in zip(indices, workers.map(varied, indices.tolist()), strict=True)
-            if picture is not None
-        ]
+    def _seen(self, epoch: int, indices: Indices) -> Seen:
+        pictures_of = ((index, self.pictures.read(index)) for index in indices.tolist())
+        found = [(index, self._varied(epoch, index, wide)) for index, wide in pictures_of if wide is not None]
         readable = np.array([index for index, _ in found], np.int64)
         pictures, labels = stacked([picture for _, picture in found], self._recipe), self.pictures.labels[readable]
         if not self._mixup:
             return Seen(pictures, labels)
         return mixed(pictures, labels, self._mixup, [[self._seed, epoch, int(index), MIXING] for index in readable[::2]])
+
+    def _varied(self, epoch: int, index: int, wide: Pixels) -> Pixels:
+        return vary(wide, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, index]))
 
 
 class ValidationBatches:
