@@ -320,10 +320,13 @@ def test_a_directory_of_the_archive_that_makes_no_sense_is_refused(artifact: Art
 def test_any_damage_is_found(artifact: Artifact, tmp_path: Path, data: st.DataObject) -> None:
     write_package([artifact], tmp_path / "model.zip")
     content = bytearray((tmp_path / "model.zip").read_bytes())
-    if data.draw(st.booleans()):
+    directory = content.index(b"PK\x01\x02")  # where a byte has the most to say
+    if data.draw(st.integers(0, 4)) == 0:
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     else:
-        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.integers(directory if data.draw(st.booleans()) else 0, len(content) - 1))
+            content[place] = data.draw(st.sampled_from([0, 1, 8, 0x7F, 0xFF]) | st.integers(0, 255))
     (tmp_path / "broken.zip").write_bytes(content)
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     try:

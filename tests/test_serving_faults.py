@@ -315,8 +315,9 @@ def test_a_server_can_be_started_in_a_loop_of_ones_own(model: Path) -> None:
     from alexnet_deploy.serving.settings import Settings
 
     async def main() -> int:
-        server = Server([str(model)], Settings(port=0, grpc_port=None), backend="fake")
+        server = Server([str(model)], Settings(port=0, grpc_port=None), backend="fake", threads=1)
         await server.start()
+        assert [served.runtime.threads for served in server.repository.models()] == [1]
         answer = await asyncio.to_thread(ask, server, "GET", "/v2/health/ready")
         await server.stop()
         return answer.status

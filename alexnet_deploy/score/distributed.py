@@ -56,6 +56,8 @@ def score_on_ray(
     if not todo:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # On a machine that is busy with other things a worker needs longer to start than the minute Ray gives it, and the run hung.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
     with extra("ray", "score --ray"):
         import ray
         from ray.data import ActorPoolStrategy

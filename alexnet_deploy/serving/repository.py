@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack
 
 from alexnet_deploy.errors import AlexnetDeployError, UnknownModel
 from alexnet_deploy.machine import usable_cores
@@ -23,6 +23,14 @@ from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.models import Metadata, ServedModel, measure
 from alexnet_deploy.serving.settings import Settings
 from alexnet_deploy.serving.sources import Sources
+
+
+class Where(TypedDict, total=False):
+    """Where models run, as Runtime takes it."""
+
+    device: str
+    backend: str | None
+    threads: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,7 @@ class IndexEntry:
 class Repository:
     """What is served. Made and used in one event loop."""
 
-    def __init__(self, sources: Sources, settings: Settings, **where: Any) -> None:
-        """`where`: `device`, `backend` and `threads`, as Runtime takes them."""
+    def __init__(self, sources: Sources, settings: Settings, **where: Unpack[Where]) -> None:
         self.metrics = Metrics(self._waiting_rows)
         self._sources = sources
         self._settings = settings

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import grpc
 import uvicorn
@@ -30,7 +30,7 @@ from alexnet_deploy.errors import AlexnetDeployError, InputError
 from alexnet_deploy.serving.grpc_api import GrpcApi
 from alexnet_deploy.serving.guard import GuardedProtocol
 from alexnet_deploy.serving.http_api import HttpApi
-from alexnet_deploy.serving.repository import Repository
+from alexnet_deploy.serving.repository import Repository, Where
 from alexnet_deploy.serving.settings import Settings
 from alexnet_deploy.serving.sources import Sources
 
@@ -49,7 +49,7 @@ class Server:
         grpc_address: such as "127.0.0.1:8001", or "" without gRPC.
     """
 
-    def __init__(self, specs: Sequence[str], settings: Settings, **where: Any) -> None:
+    def __init__(self, specs: Sequence[str], settings: Settings, **where: Unpack[Where]) -> None:
         """
         Args:
             specs: artifacts, NAME=artifact, NAME:VERSION=artifact, or repository folders.
@@ -171,7 +171,7 @@ def serve(
     specs: Sequence[str],
     settings: Settings,
     announce: Callable[[Server], None],
-    **where: Any,
+    **where: Unpack[Where],
 ) -> Summary:
     """Serves until SIGINT or SIGTERM; a second one ends the process at once.
 
@@ -211,7 +211,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def background(specs: Sequence[str | Path], settings: Settings, **where: Any) -> Iterator[Server]:
+def background(specs: Sequence[str | Path], settings: Settings, **where: Unpack[Where]) -> Iterator[Server]:
     """A server in a thread of its own, stopped when the block ends. Raises what `Server` and `start` raise.
 
     Args:
