@@ -14,7 +14,7 @@ Framing = Literal["centre", "whole"]
 Policy = Literal["none", "trivial"]
 Arithmetic = Literal["fp32", "bf16"]
 
-_STEP_DECAYS = (1 / 3, 2 / 3, 8 / 9)  # shares of a training after which "step" divides by ten: 30, 60 and 80 of 90 epochs
+_STEP_DECAYS = (1 / 3, 2 / 3, 8 / 9)  # shares of a training after which "step" divides: 30, 60 and 80 of 90 epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ class TrainSettings:
         batch_size: pictures a step, of all processes together.
         optimiser: "sgd" or "adamw".
         lr: highest learning rate. A narrower network bears more, about in inverse proportion to its width.
-        schedule: after the warm-up, "cosine" falls to zero along half a cosine; "step" divides by ten after one, two and
-            two and two thirds thirds of the training, as the paper of 2012 did three times.
+        schedule: after the warm-up, "cosine" falls to zero along half a cosine; "step" divides by ten after a third, two thirds
+            and eight ninths of the training, three times as in the paper of 2012.
         warmup: share of all steps spent warming up.
         momentum: of SGD; of AdamW's first moment.
         nesterov: SGD looks ahead along its momentum.
