@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
+from alexnet_deploy.cli import main
+from alexnet_deploy.cli.family import ARCHITECTURES
 from alexnet_deploy.export import export
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
@@ -19,7 +23,7 @@ from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, GraphForm, OutputKind, Precision
 from training import checkpoint
 from training.family import FAMILY
-from training.model import ModelConfig, build_model, preprocessing
+from training.model import AlexNet, ModelConfig, build_model, preprocessing
 
 OPERATORS = {"Conv", "Relu", "MaxPool", "Gemm", "Reshape", "Resize"}
 WITH_NORM = ("alexnet-2012", "alexnet-caffe", "alexnet-bvlc")
@@ -96,3 +100,22 @@ def test_only_the_tutorials_network_ends_in_probabilities(made: Made) -> None:
     model = checkpoint.load_model(made.checkpoint)
     answer = model(torch.randn(2, *made.checkpoint.manifest.preprocess.input_shape)).detach().sum(dim=1).numpy()
     assert np.allclose(answer, 1) == (kind is OutputKind.PROBABILITIES)
+
+
+def test_the_command_line_knows_the_family() -> None:
+    assert tuple(FAMILY) == ARCHITECTURES
+
+
+def test_a_member_is_inspected_before_it_is_trained(tmp_path: Path) -> None:
+    drawing = tmp_path / "narrow.svg"
+    options = ["--width", "0.05", "--classes", "7", "--input-size", "67", "--svg", str(drawing)]
+    found = CliRunner().invoke(main, ["inspect", "alexnet-2012", *options, "--json"], catch_exceptions=False)
+    with torch.device("meta"):
+        model = AlexNet(ModelConfig("alexnet-2012", classes=7, width=0.05, input_size=67))
+    answer = json.loads(found.stdout)
+    assert answer["model"]["classes"] == 7
+    assert answer["graph"]["parameters"] == sum(weight.numel() for weight in model.parameters())
+    assert "<svg" in drawing.read_text()
+    refused = CliRunner().invoke(main, ["inspect", str(drawing), "--classes", "7"])
+    assert refused.exit_code == 2
+    assert "--classes with a file" in refused.output

@@ -108,6 +108,13 @@ def test_a_lane_that_ends_begins_again(stream: ShardStream) -> None:
     assert set(Counter(names(stream, 2 * len(stream))).values()) == {2}
 
 
+def test_shards_that_turn_out_empty_are_named_and_not_waited_for(stream: ShardStream, tmp_path: Path) -> None:
+    for number in range(1, SHARDS):
+        (tmp_path / f"s-{number}.tar").write_bytes(shard([]))
+    with pytest.raises(DataError, match="hold no pictures"):
+        names(stream, len(stream))
+
+
 def batches(stream: ShardStream, **options: float) -> StreamBatches:
     return StreamBatches(stream, RECIPE, Augmentation(), 8, 3, **options)  # type: ignore[arg-type]
 

@@ -56,6 +56,11 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     return _checked(Split(_labelled(PictureSet.open(f"{place}:train")), PictureSet.open(f"{place}:test")))
 
 
+def open_validation(location: str, seed: int, validation: str = "") -> PictureSet:
+    """The validation pictures of `open_split` alone: nothing of a stream is read. Raises DataError."""
+    return PictureSet.open(validation) if validation else open_split(location, seed).validation
+
+
 def _streamed(urls: str, validation: str) -> Split:
     if not validation or is_stream(validation):
         raise DataError(

@@ -66,14 +66,15 @@ class ShardStream:
         self.classes = tuple(classes)
         self.urls = shards.expand(location)
         self._index = {name: label for label, name in enumerate(classes)}
-        first = list(shards.samples(_files(self.urls[0])))
-        if not first:
-            raise DataError(f"{self.urls[0]} holds no pictures", expected="a WebDataset shard")
         self._digest = hashlib.sha256(self.location.encode())
-        for sample in first:
+        first = 0
+        for sample in shards.samples(_files(self.urls[0])):
             self.label(sample)
             self._digest.update(hashlib.sha256(sample.picture.content).digest())
-        self._count = len(first) * len(self.urls)
+            first += 1
+        if not first:
+            raise DataError(f"{self.urls[0]} holds no pictures", expected="a WebDataset shard")
+        self._count = first * len(self.urls)
 
     def __len__(self) -> int:
         return self._count
@@ -119,7 +120,13 @@ class ShardStream:
         """The samples of some shards, shuffled; again and again, each time in another order."""
         while True:
             files = chain.from_iterable(_files(self.urls[number]) for number in numbers)
-            yield from _shuffled(shards.samples(files), buffer, generator)
+            any_left = False
+            for sample in _shuffled(shards.samples(files), buffer, generator):
+                any_left = True
+                yield sample
+            if not any_left:
+                names = ", ".join(self.urls[number] for number in numbers[:3])
+                raise DataError(f"{names} hold no pictures", expected="WebDataset shards")
 
 
 class Unread:

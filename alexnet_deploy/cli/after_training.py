@@ -47,9 +47,9 @@ def describe(of: TrainReport, page: Path | None, device: str, progress: Progress
     from alexnet_deploy.report.model_card import model_card
     from alexnet_deploy.report.training import training_page
     from alexnet_deploy.runtime import Runtime
-    from training.data import open_split
+    from training.data import open_validation
 
-    pictures = open_split(of.settings.data, of.settings.seed, of.settings.validation).validation
+    pictures = open_validation(of.settings.data, of.settings.seed, of.settings.validation)
     with Runtime(of.checkpoint, device) as runtime:
         found = diagnose(runtime, pictures, progress)
         artifact = runtime.artifact

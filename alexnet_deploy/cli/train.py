@@ -13,6 +13,7 @@ import click
 
 from alexnet_deploy.cli.after_training import Watchers, describe
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
+from alexnet_deploy.cli.family import ARCHITECTURES
 from alexnet_deploy.cli.qat import check_weights, ranges_of
 
 if TYPE_CHECKING:
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from training.settings import TrainSettings
 
 RECIPES = ("modern", "paper")
-ARCHITECTURES = (
-    "alexnet",
-    "alexnet-2012",
-    "alexnet-caffe",
-    "alexnet-bvlc",
-    "alexnet-bn",
-    "alexnet-tutorial",
-)  # --help imports no torch
 
 
 @click.command(cls=Command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alexnet_deploy.report import terminal, words
@@ -43,6 +44,19 @@ def inspected(found: Inspection) -> terminal.Show:
             terminal.table(console, ["layer", "operator", "precision"], [(x.layer, x.op, x.precision) for x in layers])
         if found.problem:
             terminal.lines(console, [f"Manifest: {found.problem}."], style="yellow")
+
+    return show
+
+
+def designed(config: Mapping[str, object], graph: GraphStatistics) -> terminal.Show:
+    """A network without weights: its configuration, its layers, its work."""
+
+    def show(console: Console) -> None:
+        facts: list[tuple[str, terminal.Cell]] = [(name.replace("_", " "), str(value)) for name, value in config.items()]
+        facts.append(("parameters", f"{graph.parameters:,} ({words.size(graph.parameter_bytes)})"))
+        terminal.facts(console, [*facts, *_work(graph)])
+        console.print()
+        _layers(console, graph)
 
     return show
 
