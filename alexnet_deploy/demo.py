@@ -7,20 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.engine import build_engine
 from alexnet_deploy.layer_error import compare_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord
-from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.parity import Verification, verify_all
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import observe
+from alexnet_deploy.quantization.calibration import Distribution
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
-
-SHOWN_PICTURES, SHOWN_BINS = 32, 120  # of the activations' histograms in the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +37,6 @@ class Step:
 
     name: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
-    """How the values of one activation are distributed, and the range of them that INT8 keeps.
-
-    Attributes:
-        tensor: its name in the graph.
-        low, high: the smallest and largest value seen.
-        counts: of equally wide bins from `low` to `high`.
-        kept: the range that was chosen; what lies outside is clipped.
-    """
-
-    tensor: str
-    low: float
-    high: float
-    counts: tuple[float, ...]
-    kept: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,20 +120,7 @@ def build_and_prove(
         folder=folder,
         steps=tuple(watch.steps),
         calibration=int8.calibration,
-        activations=_activations(onnx, int8.calibration, progress),
+        activations=int8.activations,
         verification=replace(verification, layers=layers),
         speed=speed,
     )
-
-
-def _activations(onnx: Artifact, record: CalibrationRecord, progress: Progress) -> tuple[Distribution, ...]:
-    """The distributions behind the ranges, seen on some of the pictures that they come from."""
-    pictures = PictureSet.open(record.data.location).sample(SHOWN_PICTURES, record.seed)
-    seen = observe(load_graph(onnx.path), onnx.manifest, pictures, progress=lambda task, done, total, note="": None)
-    found = []
-    for tensor, kept in record.ranges.items():
-        values, weights = seen[tensor].bins().points()
-        counts, edges = np.histogram(values, SHOWN_BINS, weights=weights)
-        shares = tuple(round(float(share), 8) for share in counts)
-        found.append(Distribution(tensor=tensor, low=float(edges[0]), high=float(edges[-1]), counts=shares, kept=kept))
-    return tuple(found)

@@ -17,7 +17,7 @@ from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.manifest import Artifact, CalibrationRecord, manifest_path, write_artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once
-from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.calibration import Calibration, Distribution
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.sensitivity import choose_skip
 from alexnet_deploy.trt import adapter
@@ -42,6 +42,7 @@ class EngineReport:
         skipped: layers left in half precision, as asked for or chosen.
         batch: the plan's batch sizes.
         messages: TensorRT's warnings.
+        activations: what was calibrated, tensor by tensor.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -50,6 +51,7 @@ class EngineReport:
     batch: BatchRange
     skipped: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
+    activations: tuple[Distribution, ...] = ()
 
     @property
     def plan(self) -> Artifact:
@@ -149,6 +151,7 @@ def build_engine(
         batch=report.batch,
         skipped=tuple(skip),
         messages=report.messages,
+        activations=calibration.distributions() if calibration else (),
     )
 
 

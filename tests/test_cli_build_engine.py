@@ -15,9 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from alexnet_deploy.budget import BudgetReport, BudgetStep
 from alexnet_deploy.cli import main
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.sensitivity import LayerSensitivity
+from alexnet_deploy.report.budget import budget_section
 from alexnet_deploy.types import BatchRange, Precision
 from tests.tiny import LABELS, picture_batch, tiny_artifact, tiny_graph
 
@@ -110,6 +113,29 @@ def test_an_accuracy_budget_is_held_and_reported(models: Path) -> None:
     assert report["budget"]["max_drop"] == 100
     assert report["budget"]["steps"]
     assert report["skipped"] == []
+
+
+def test_a_page_shows_what_each_layer_costs_and_what_is_clipped(models: Path, tmp_path: Path) -> None:
+    page = tmp_path / "engine.html"
+    result = call("--int8", *RTX, "--calib-count", "40", "--max-drop", "50", "--data", labelled(tmp_path), "--html", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert "At most 50 points, on" in text
+    assert "Values of input" in text
+    assert "tiny.int8.cpu.onnx" in text
+
+
+def test_the_page_marks_the_layers_that_were_given_back() -> None:
+    layers = [
+        LayerSensitivity(layer=n, op="Conv", sqnr_db=db, agreement=0.9, top1_change=-1.0) for n, db in (("a", 12), ("b", 30))
+    ]
+    steps = [
+        BudgetStep(skipped=s, top1_change={"tensorrt": -d}, agreement={"tensorrt": 1.0}) for s, d in (((), 5.0), (("a",), 0.1))
+    ]
+    drawn = str(budget_section(BudgetReport(max_drop=0.5, pictures=100, steps=tuple(steps), layers=tuple(layers))).body)
+    assert "12.0 dB, -1.00 points" in drawn
+    assert drawn.count("var(--c2)") == 1  # a, and only a
+    assert "-5.00 points" in drawn
 
 
 def test_a_foreign_graph_is_adopted_first(models: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--target", type=click.Choice([f.value for f in Flavour]), help="[tensorrt if it is here, with a GPU]")
 @preprocess_options
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
     model: Path | None,
     precision: str | None,
@@ -56,6 +57,7 @@ def command(
     sm: str,
     target: str | None,
     pictures_as: PreprocessOptions,
+    page: Path | None,
 ) -> Result:
     """Build a TensorRT engine from an ONNX graph.
 
@@ -72,8 +74,9 @@ def command(
     from alexnet_deploy.engine import CALIBRATED, build_engine, training_pictures
     from alexnet_deploy.manifest import to_builtins
     from alexnet_deploy.pictures import PictureSet
+    from alexnet_deploy.report import html
     from alexnet_deploy.report.budget import budget
-    from alexnet_deploy.report.engine import engine
+    from alexnet_deploy.report.engine import engine, engine_page
 
     onnx = open_or_adopt(model or latest(".onnx", Precision.FP32, fix="alexnet-deploy export"), pictures_as)
     wanted = Precision(precision) if precision else onnx.manifest.precision
@@ -110,6 +113,9 @@ def command(
             capabilities=[name for name in sm.split(",") if name.strip()],
             progress=progress,
         )
+
+    if page is not None:
+        html.write(page, engine_page(report, held))
 
     def show(console: Console) -> None:
         if held is not None:

@@ -35,7 +35,26 @@ from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 _HELD_BACK_SHARE = 4  # one picture in four ...
 _HELD_BACK_MOST = 128  # ... but no more than this many
 _EXPOSED_BYTES = 64 << 20
+_SHOWN_BINS = 120
 _ROUNDING_PICTURES, _ROUNDING_BATCH = 256, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """How the values of one activation are distributed, and the range of them that is kept.
+
+    Attributes:
+        tensor: its name in the graph.
+        low, high: the smallest and largest value seen.
+        counts: shares of all values in equally wide bins from `low` to `high`.
+        kept: the range that was chosen; what lies outside is clipped.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    counts: tuple[float, ...]
+    kept: Range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +80,17 @@ class Calibration:
     def ranges(self) -> dict[str, Range]:
         """(low, high) of every observed tensor, by name, as the TensorRT form takes them."""
         return self.record.ranges
+
+    def distributions(self) -> tuple[Distribution, ...]:
+        """What was seen, for looking at: a tensor each, in the order of the graph."""
+        found = []
+        for tensor, kept in self.ranges.items():
+            if tensor in self.histograms:
+                values, weights = self.histograms[tensor].bins().points()
+                counts, edges = np.histogram(values, _SHOWN_BINS, weights=weights)
+                shares = tuple(round(float(share), 8) for share in counts)
+                found.append(Distribution(tensor=tensor, low=float(edges[0]), high=float(edges[-1]), counts=shares, kept=kept))
+        return tuple(found)
 
     def ranges_for(self, form: GraphForm) -> dict[str, Range]:
         """The ranges for one form. Only mse tells them apart: with 255 steps above zero, as the CPU has, clipping pays less."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from alexnet_deploy.budget import BudgetReport
-from alexnet_deploy.report import terminal, words
+from alexnet_deploy.report import html, plots, terminal, words
+from alexnet_deploy.report.html import Section
+from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Show
 
 
@@ -38,6 +40,39 @@ def budget(of: BudgetReport) -> Show:
         )
 
     return show
+
+
+def budget_section(of: BudgetReport) -> Section:
+    """What holding the budget took: each measurement, and each layer's share of the noise."""
+    steps = html.table(
+        f"At most {of.max_drop:g} points, on {of.pictures:,} pictures",
+        ["left in half precision", "TensorRT form", "CPU form", "agreement"],
+        [
+            [
+                ", ".join(step.skipped) or "nothing",
+                *(_points(step.top1_change.get(form)) for form in ("tensorrt", "cpu")),
+                words.percent(min(step.agreement.values())),
+            ]
+            for step in of.steps
+        ],
+    )
+    if not of.layers:
+        return Section("Accuracy budget", steps)
+    marks = [
+        Mark(
+            row.layer,
+            f"{row.sqnr_db:.1f} dB, {row.top1_change or 0:+.2f} points",
+            row.sqnr_db,
+            colour=2 if row.layer in of.skipped else 1,
+        )
+        for row in of.layers
+    ]
+    drawn = html.figure(
+        plots.bars("Signal over noise at the logits", marks),
+        "Each layer quantised alone: signal over noise at the logits, in decibels. Short bars are the layers that cost most; "
+        "those of the other colour were left in half precision.",
+    )
+    return Section("Accuracy budget", html.join(steps, drawn))
 
 
 def _points(change: float | None) -> str:

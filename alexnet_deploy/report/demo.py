@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -11,6 +10,7 @@ from alexnet_deploy.parity import ParityReport
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report import benchmark, html, parity, plots, terminal, words
+from alexnet_deploy.report.engine import calibration_section
 from alexnet_deploy.report.html import Section, Tile
 from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.report.terminal import Cell, Show
@@ -68,38 +68,9 @@ def demo_page(of: DemoReport, pictures: PictureSet) -> str:
         Section("All artifacts", html.join(summary, made)),
         *benchmark.sections(of.speed),
         *parity.sections(of.verification, pictures),
-        _calibration(of),
+        calibration_section(of.calibration, of.activations),
     ]
     return html.page("AlexNet, from training to engine", lead, sections, opening=opening, footer=words.machine(of.speed.machine))
-
-
-def _calibration(of: DemoReport) -> Section:
-    """Where the ranges came from, and what each cuts off."""
-    found = of.calibration
-    chosen = "chosen as the best of several on pictures held back" if found.chosen_by == "auto" else "as asked"
-    drawn = [
-        html.figure(
-            plots.histogram(
-                f"Values of {each.tensor}",
-                np.linspace(each.low, each.high, len(each.counts) + 1),
-                np.array(each.counts),
-                each.kept,
-            ),
-            f"{each.tensor}: {each.kept[0]:.3g} to {each.kept[1]:.3g}",
-        )
-        for each in of.activations
-    ]
-    about = html.facts(
-        [
-            ("method", f"{found.method}, {chosen}"),
-            ("pictures", f"{words.count(found.data.count, 'picture')} of {found.data.location}, seed {found.seed}"),
-        ]
-    )
-    how = html.paragraph(
-        "How often each value occurs in what goes into the quantised layers (logarithmic), and between the two strokes the range "
-        "that INT8 keeps. A narrow range has finer steps; what lies outside is clipped."
-    )
-    return Section("INT8 calibration", html.join(about, how, html.figures(*drawn)))
 
 
 def _tiles(of: DemoReport) -> list[Tile]:
