@@ -1,9 +1,12 @@
 """AlexNet in PyTorch: the model family, its data, its training and its checkpoints.
 
-family.py       the five architectures
+family.py       the six architectures
 model.py        a frozen config, and the network it describes
 data.py         which pictures to train on, and which to measure on
 streams.py      shards that come over the network
+weights.py      weights to start from: fetched, or in files
+foreign_weights.py  those of Caffe's models and of the ONNX zoo's
+protobuf.py     as much of protocol buffers as these need
 settings.py     everything that decides what comes out
 recipes.py      settings that belong together, by name
 augment.py      what is varied of a picture
@@ -15,6 +18,7 @@ measure.py      loss and accuracy
 distributed.py  several processes on one network
 train.py        the training loop, resumable to the bit
 records.py      what is known of a training, and who is told
+curves.py       what TensorBoard draws
 state.py        what a training needs to go on where it was stopped
 signals.py      stopping between two steps
 tensors.py      safetensors files, and full disks
