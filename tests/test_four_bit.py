@@ -101,6 +101,8 @@ def test_longer_blocks_take_fewer_bytes_and_round_more_coarsely(tmp_path: Path) 
     assert errors[0] < errors[1]
     with pytest.raises(InputError, match="blocks of 48"):
         to_four_bit(artifact, tmp_path / "48.onnx", block=48)
+    with pytest.raises(ModelError, match="1 of 2 fully connected layers that cannot be written"):
+        to_four_bit(artifact, tmp_path / "128.onnx", block=128)  # the second has 64 input channels
 
 
 def test_a_graph_without_wide_layers_is_refused(tmp_path: Path) -> None:

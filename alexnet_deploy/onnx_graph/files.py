@@ -155,7 +155,8 @@ def _check_names(model: ModelProto) -> None:
     graph = model.graph
     tensors = [*external_data_helper._get_all_tensors(model)]
     values = (*graph.input, *graph.output, *graph.value_info)
-    names = [part.name for part in (*graph.node, *tensors, *values)]
+    names = [part.name for part in (graph, *graph.node, *tensors, *values, *model.functions)]
+    names += [imported.domain for imported in model.opset_import]
     names += [word for node in graph.node for word in (*node.input, *node.output, node.op_type, node.domain)]
     names += [found.name for node in graph.node for found in node.attribute]
     names += [entry.value for tensor in tensors for entry in tensor.external_data]

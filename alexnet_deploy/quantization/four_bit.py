@@ -45,15 +45,17 @@ def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> A
 
     Raises:
         InputError: another `block`.
-        ModelError: it has no fully connected layer whose input channels divide by `block`.
+        ModelError: it has no fully connected layer, or one whose input channels do not divide by `block`.
     """
     if block not in BLOCKS:
         raise InputError(f"blocks of {block}", expected=f"one of {', '.join(map(str, BLOCKS))}")
     graph = load_graph(model.path)
     width_to_channels(graph)
-    changed = [node.name for node in list(edit.nodes_of(graph.graph, "Gemm")) if _replace(graph.graph, node, block)]
-    if not changed:
-        raise ModelError(f"{model.path} has no fully connected layer to write in 4 bits", expected=f"input channels by {block}")
+    written = [_replace(graph.graph, node, block) for node in list(edit.nodes_of(graph.graph, "Gemm"))]
+    if not written or not all(written):
+        count = f"{written.count(False)} of {len(written)} fully connected layers" if any(written) else "no fully connected layer"
+        verb = "that cannot be written" if any(written) else "to write"
+        raise ModelError(f"{model.path} has {count} {verb} in 4 bits", expected=f"input channels that divide by {block}")
     while edit.drop_unused(graph.graph):
         pass
     if not any(domain.domain == DOMAIN for domain in graph.opset_import):

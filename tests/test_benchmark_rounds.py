@@ -1,0 +1,26 @@
+"""The benchmarks' rounds: everybody gets the same calls, and what is compared is the ratio within a round."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks.rounds import Rounds, in_rounds
+
+
+def test_each_round_warms_and_times_everybody() -> None:
+    calls: Counter[str] = Counter()
+    found = in_rounds({"a": lambda: calls.update("a"), "b": lambda: calls.update("b")}, 0.0, warm=2, timed=3, rest=0)
+    assert calls == {"a": 1 + 5 * 5, "b": 1 + 5 * 5}
+    kept = len(found.samples["a"])
+    assert found.samples["b"].shape == (kept, 3)
+    assert kept + found.left_out == 5
+
+
+def test_a_ratio_is_that_within_a_round_whatever_the_machine_does_between_rounds() -> None:
+    pace = np.array([1.0, 9.0, 2.0, 5.0, 30.0, 1.5])[:, None]  # a machine that is throttled, and freed again
+    measured = Rounds({"base": pace * [1.0, 1.0], "twice": pace * [2.0, 2.0]}, 0, 0.0)
+    assert measured.ratio("twice", "base") == (2.0, 2.0, 2.0)
+    assert measured.difference_us("twice", "base") == pytest.approx(3500)
