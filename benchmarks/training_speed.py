@@ -149,12 +149,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="for each case")
     parser.add_argument("--variants", default="plain,ours,synthetic,reading,bf16,compiled")
+    parser.add_argument("--cases", default=":", help="those whose name holds this text")
+    parser.add_argument("--output", default="training-cpu.json")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     options = parser.parse_args()
-    results = {}
+    cases = {name: settings for name, settings in CASES.items() if options.cases in name}
+    results: dict[str, dict[str, dict[str, object]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         split = photos(Path(folder))
-        for name, settings in CASES.items():
+        for name, settings in cases.items():
             torch.manual_seed(0)
             steps = variants(settings, split, options.variants.split(","))
             in_turns(steps, options.seconds)
@@ -175,10 +178,10 @@ def main() -> None:
         "machine": to_builtins(Machine.here()),
         "command": f"python benchmarks/training_speed.py --seconds {options.seconds:g} --variants {options.variants}",
         "note": options.note,
-        "settings": {name: asdict(settings) for name, settings in CASES.items()},
+        "settings": {name: asdict(settings) for name, settings in cases.items()},
         "results": results,
     }
-    (RESULTS / "training-cpu.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / options.output).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
