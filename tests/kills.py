@@ -40,7 +40,7 @@ def stages(folder: Path, photos: Path) -> dict[str, list[str]]:
     return {
         "train": ["train", "--data", str(photos), *network, "-o", checkpoint],
         "export": ["export", checkpoint, "-o", graph],
-        "build": ["build-engine", graph, "--int8", "--calib", str(photos / "val"), "--calib-count", "8", "-o", plan],
+        "build": ["build-engine", graph, "--int8", "--calib", str(photos / "val"), "--calib-count", "32", "-o", plan],
     }
 
 
@@ -108,7 +108,7 @@ def look(folder: Path) -> Counter[str]:
 def main(count: int, seed: int) -> dict[str, object]:
     random = randomness.Random(seed)
     with tempfile.TemporaryDirectory() as root:
-        photos = write_photos(Path(root) / "photos", train=8, val=4)
+        photos = write_photos(Path(root) / "photos", train=8, val=12)
         sound = Path(root) / "sound"
         sound.mkdir()
         seconds = {name: finish(words) for name, words in stages(sound, photos).items()}
