@@ -53,7 +53,10 @@ class GraphRunner:
         try:
             return [np.asarray(value) for value in self._session.run(None, {self._input: batch})]
         except Exception as error:  # onnxruntime's classes share no base but Exception
-            raise BackendError(f"onnxruntime could not run the graph: {edit.first_line(error)}") from error
+            raise BackendError(
+                f"onnxruntime could not run the graph: {edit.first_line(error)}",
+                expected="a graph that takes a batch of pictures of the shape in its manifest",
+            ) from error
 
 
 def fused_operators(model: ModelProto) -> list[str]:
