@@ -239,6 +239,14 @@ def test_without_the_development_kit_it_is_asked_for(tmp_path: Path) -> None:
         open_split(tmp_path, 0)
 
 
+@pytest.mark.parametrize("table", ["ImageId\nx\n", "", "ImageId,PredictionString\nILSVRC2012_val_x,n01440764 1\n"])
+def test_a_table_of_classes_that_is_amiss_is_refused(tmp_path: Path, table: str) -> None:
+    write_imagenet(tmp_path, packed=False, kit="kaggle")
+    (tmp_path / "LOC_val_solution.csv").write_text(table)
+    with pytest.raises(DataError, match="validation picture"):
+        open_split(tmp_path, 0)
+
+
 def test_the_synsets_of_a_matlab_file_are_read() -> None:
     found = structs(META_MAT, "meta.mat")
     assert [(s["ILSVRC2012_ID"], s["WNID"]) for s in found[:2]] == [(1.0, "n02119789"), (2.0, "n01440764")]

@@ -244,6 +244,11 @@ def test_graphs_without_their_weights_and_files_that_are_no_graphs_are_refused(t
     onnx.save(zoo_graph(blobs(), BVLC, external=True), tmp_path / "hollow.onnx")
     with pytest.raises(ModelError, match="conv1_w_0 is not stored"):
         read_weights(str(tmp_path / "hollow.onnx"))
+    short = zoo_graph(blobs(), BVLC)
+    short.graph.initializer[0].raw_data = b"\0" * 7
+    onnx.save(short, tmp_path / "short.onnx")
+    with pytest.raises(ArtifactCorrupt):
+        read_weights(str(tmp_path / "short.onnx"))
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 no graph")
     with pytest.raises(ArtifactCorrupt):
         read_weights(str(tmp_path / "broken.onnx"))

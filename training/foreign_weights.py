@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import torch
 from alexnet_deploy.errors import ArtifactCorrupt, ModelError
 from alexnet_deploy.extras import extra
 from training.protobuf import Value, fields, numbers
+
+if TYPE_CHECKING:
+    import onnx
 
 Kind = Literal["conv", "norm", "pool", "fc"]
 Array = npt.NDArray[np.float32]
@@ -76,30 +79,38 @@ def read_onnx(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """
     with extra("train", "reading weights from ONNX"):
         import onnx
-        from onnx import numpy_helper
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:  # the parser raises its own
+        layers = _onnx_layers(onnx.load(str(path), load_external_data=False).graph, path)
+    except ModelError:
+        raise
+    except Exception as error:  # onnx passes on what its parser and numpy raise
         raise ArtifactCorrupt(f"{path} cannot be read as ONNX ({error})", expected="a whole graph") from error
+    return _as_family(layers, path)
+
+
+def _onnx_layers(graph: onnx.GraphProto, path: Path) -> list[Layer]:
+    from onnx import TensorProto, helper, numpy_helper
+
     stored = {tensor.name: tensor for tensor in graph.initializer}
     layers = []
     for node in graph.node:
-        kind = {"Conv": "conv", "LRN": "norm", "MaxPool": "pool", "Gemm": "fc"}.get(node.op_type)
+        kind = _ONNX_KINDS.get(node.op_type)
         if kind is None:
             continue
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         arrays: list[Array] = []
         for name in node.input[1:] if kind in ("conv", "fc") else ():
-            if name not in stored or stored[name].data_location == onnx.TensorProto.EXTERNAL:
+            if name not in stored or stored[name].data_location == TensorProto.EXTERNAL:
                 raise ModelError(f"{path}: {name} is not stored in the graph itself", expected="weights as initialisers")
             arrays.append(np.array(numpy_helper.to_array(stored[name]), np.float32))
         if kind == "fc" and not attributes.get("transB", 0):
             arrays[0] = np.ascontiguousarray(arrays[0].T)
         norm = tuple(float(attributes.get(name, default)) for name, default in _ONNX_NORM.items()) if kind == "norm" else ()
-        layers.append(Layer(kind, node.name or node.output[0], tuple(arrays), attributes.get("group", 1), norm))  # type: ignore[arg-type]
-    return _as_family(layers, path)
+        layers.append(Layer(kind, node.name or node.output[0], tuple(arrays), attributes.get("group", 1), norm))
+    return layers
 
 
+_ONNX_KINDS: dict[str, Kind] = {"Conv": "conv", "LRN": "norm", "MaxPool": "pool", "Gemm": "fc"}
 _ONNX_NORM = {"size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}
 
 

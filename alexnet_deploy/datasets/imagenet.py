@@ -2,7 +2,7 @@
 
     ILSVRC2012_img_train.tar              1,000 tars in a tar, read in place; or unpacked as train/n01440764/*.JPEG
     ILSVRC2012_img_val.tar                50,000 pictures, read in place; or unpacked as val/ILSVRC2012_val_00000001.JPEG
-    ILSVRC2012_devkit_t12.tar.gz          the classes of the latter; or unpacked, anywhere below the folder
+    ILSVRC2012_devkit_t12.tar.gz          the classes of the latter; or unpacked in the same folder
     LOC_val_solution.csv                  the same from Kaggle, where the pictures are in ILSVRC/Data/CLS-LOC/
 
 Classes are called by their WordNet ids and sorted by them, which is the order of every published ImageNet model.
@@ -83,22 +83,34 @@ def _validation(folder: Path, files: Sequence[Path] | Sequence[Packed]) -> Found
 
 def _truth(folder: Path) -> dict[int, str]:
     """WordNet ids by the number of the validation picture."""
-    solution = next(iter(sorted(folder.rglob(_SOLUTION))), None)
-    if solution is not None:
-        with solution.open(newline="", encoding="utf-8") as file:
-            rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
-        return {int(name.rpartition("_")[2]): wordnet_id for name, wordnet_id in rows}
-    truth, synsets = _development_kit(folder)
-    names = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in structs(synsets, _SYNSETS) if s.get("ILSVRC2012_ID") is not None}  # type: ignore[arg-type]
-    ids = [int(line) for line in truth.decode("ascii").split()]
-    return {number: names[own] for number, own in enumerate(ids, 1)}
+    solution = _file(folder, _SOLUTION)
+    try:
+        if solution is not None:
+            with solution.open(newline="", encoding="utf-8") as file:
+                rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
+            return {int(name.rpartition("_")[2]): wordnet_id for name, wordnet_id in rows}
+        truth, synsets = _development_kit(folder)
+        names = {int(s["ILSVRC2012_ID"] or 0): str(s["WNID"]) for s in structs(synsets, _SYNSETS)}
+        return {number: names[int(line)] for number, line in enumerate(truth.decode("ascii").split(), 1)}
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+        raise DataError(
+            f"the classes of ImageNet's validation pictures in {folder} cannot be read ({error})",
+            expected=f"{_SOLUTION} as Kaggle has it, or {_TRUTH} and {_SYNSETS} as the development kit has them",
+            fix="fetch them again",
+        ) from error
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Where a table lies: in the folder itself, or in a development kit unpacked there."""
+    places = [folder, folder / "data", *folder.glob("ILSVRC2012_devkit*"), *folder.glob("ILSVRC2012_devkit*/data")]
+    return next((place / name for place in places if (place / name).is_file()), None)
 
 
 def _development_kit(folder: Path) -> tuple[bytes, bytes]:
     """The ground truth and the synsets, from a development kit that is unpacked or not."""
-    loose = [next(iter(sorted(folder.rglob(name))), None) for name in (_TRUTH, _SYNSETS)]
-    if loose[0] is not None and loose[1] is not None:
-        return loose[0].read_bytes(), loose[1].read_bytes()
+    truth, synsets = _file(folder, _TRUTH), _file(folder, _SYNSETS)
+    if truth is not None and synsets is not None:
+        return truth.read_bytes(), synsets.read_bytes()
     kit = folder / _DEVKIT
     if not kit.is_file():
         raise DataError(
