@@ -50,6 +50,7 @@ ROUNDS = 5
 OVERLOAD = 10
 SHARE, LATENCY_FACTOR, KEPT = 0.85, 2.0, 1.1
 RESULTS = Path(__file__).parent / "results"
+STYLE = Path(__file__).parent.parent / "alexnet_deploy" / "report" / "style.css"
 # This file is also the two processes that it starts, and this is how it tells them of --flat.
 _SERVE, _PREDICT, _FLAT_MS = "serve", "predict", "BENCHMARK_FLAT_MS"
 
@@ -324,9 +325,11 @@ def plot(samples_ms: dict[str, list[float]], ran: str) -> str:
     series = [
         plots.Series(name, values, text=said(values), colour=4 if "ideal" in name else 1) for name, values in samples_ms.items()
     ]
-    from runtime import _standalone
-
-    return _standalone(str(plots.distributions(f"Latency of a served picture, ms: {ran}", series)))
+    svg = str(plots.distributions(f"Latency of a served picture, ms: {ran}", series))
+    if "xmlns=" not in svg:  # a page needs none, a file does; nor has a file the page's colours
+        svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    start = svg.index(">", svg.index("<svg")) + 1
+    return f"{svg[:start]}<style>{STYLE.read_text()}</style>{svg[start:]}\n"
 
 
 def main() -> None:
