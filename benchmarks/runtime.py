@@ -424,7 +424,8 @@ def _plots(part: str, tables: dict[str, Any]) -> list[str]:
             )
         )
     if part == "peers":
-        by_batch = {int(title.split()[1]): table["rows"] for title, table in tables.items() if "," not in title}
+        # Of those that are close to each other, the figures of more rounds.
+        by_batch = {n: tables[f"batch {n}"]["rows"] | tables[f"batch {n}, the closest"]["rows"] for n in BATCHES}
         names = [name for name in (OURS, TUNED, *PEERS) if all(name in rows for rows in by_batch.values())]
         latency = [plots.Series(name, by_batch[1][name]["latencies_ms"], colour=i + 1) for i, name in enumerate(names)]
         drawn.append(_write("peers-latency", "Latency at batch 1, ms", plots.distributions("Latency at batch 1", latency)))
