@@ -53,7 +53,7 @@ def designed(config: Mapping[str, object], graph: GraphStatistics) -> terminal.S
 
     def show(console: Console) -> None:
         facts: list[tuple[str, terminal.Cell]] = [(name.replace("_", " "), str(value)) for name, value in config.items()]
-        facts.append(("parameters", f"{graph.parameters:,} ({words.size(graph.parameter_bytes)})"))
+        facts.append(("parameters", f"{sum(layer.parameters for layer in graph.layers):,}"))
         terminal.facts(console, [*facts, *_work(graph)])
         console.print()
         _layers(console, graph)
