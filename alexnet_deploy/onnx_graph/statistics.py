@@ -86,7 +86,7 @@ def statistics(model: ModelProto) -> GraphStatistics:
             continue
         own = [weights[name] for name in dict.fromkeys(_operands(node, made_by)) if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
-        own = [tensor for tensor in own if _is_learnt(tensor)]
+        own = [tensor for tensor in own if _is_learnt(tensor) and node.op_type != "Resize"]  # whose numbers are scales
         layers.append(
             LayerStatistics(
                 name=node.name or node.output[0],
