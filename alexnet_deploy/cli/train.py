@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from alexnet_deploy.cli.after_training import Watchers, describe
 from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
@@ -116,7 +117,7 @@ def command(
     resume = resume or (distributed.was_restarted() and state.state_path(output).is_file())
     if qat and not resume:
         check_weights(given.get("weights"))
-    settings = replace(interrupted_settings(output), **given) if resume else _settings(given, "qat" if qat else recipe)
+    settings = replace(interrupted_settings(output), **given) if resume else _settings(given, _typed(), "qat" if qat else recipe)
     if not distributed.leads():  # the first process speaks for all
         click.get_current_context().with_resource(redirect_stdout(io.StringIO()))
     curves = [_curves(log_dir)] if log_dir is not None and distributed.leads() else []
@@ -147,13 +148,20 @@ def _curves(log_dir: Path) -> Watcher:
     return Curves(log_dir)
 
 
-def _settings(given: dict[str, Any], recipe: str | None) -> TrainSettings:
-    """Those of a new training: the recipe's, unless the checkpoint that it goes on from has others, or others were given."""
+def _typed() -> set[str]:
+    """The options on the command line itself; the others that have a value stand in a settings file or the environment."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def _settings(given: dict[str, Any], typed: set[str], recipe: str | None) -> TrainSettings:
+    """Those of a new training. What is typed counts most, then the network of the checkpoint that it goes on from, then what the
+    settings say, then the recipe."""
     from training.family import FAMILY
     from training.recipes import continued, with_recipe
     from training.settings import TrainSettings, demo_settings
 
-    chosen = continued(given.get("weights", "")) | given
+    chosen = given | continued(given.get("weights", "")) | {name: value for name, value in given.items() if name in typed}
     if recipe is None and chosen.get("data", "demo") == "demo":
         return replace(demo_settings(), **chosen)
     arch = chosen.get("arch", "alexnet")
