@@ -18,7 +18,6 @@ from alexnet_deploy.types import TensorSpec
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _WARNINGS = 2  # onnxruntime's own default
-_SPIN_US = "1000"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round the products of a float32 graph to 10 bits in silence: precision belongs to the graph.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
@@ -52,10 +51,9 @@ class OnnxRuntimeBackend(Backend):
             raise missing(cls.name, error) from error
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
-        # Its threads spin while they wait for the next operator, which is quick. After the last one they would go on for some
-        # 40 ms, and take the CPU from whatever else runs: another Runtime, or the decoding of the next pictures. They may wait
-        # for a call that follows at once: to wake a thread up costs a virtual machine some 300 us.
-        settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+        # Its threads spin while they wait for the next operator, which is quick; after the last one they would go on, and
+        # take the CPU from whatever else runs: another Runtime, or the decoding of the next pictures.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         provider = _PROVIDERS[options.device]
