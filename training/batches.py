@@ -23,7 +23,7 @@ from training.distributed import ALONE, Team
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
 _MAKERS = 8  # threads at most, each on a batch of its own: Pillow works without the interpreter's lock
-MIXING = 1  # tells the numbers that mix a picture from those that vary it
+_MIXING = 1  # tells the numbers that mix a picture from those that vary it
 
 Indices = npt.NDArray[np.int64]
 
@@ -119,10 +119,8 @@ class TrainingBatches:
         pictures_of = ((index, self.pictures.read(index)) for index in indices.tolist())
         found = [(index, self._varied(epoch, index, wide)) for index, wide in pictures_of if wide is not None]
         readable = np.array([index for index, _ in found], np.int64)
-        pictures, labels = stacked([picture for _, picture in found], self._recipe), self.pictures.labels[readable]
-        if not self._mixup:
-            return Seen(pictures, labels)
-        return mixed(pictures, labels, self._mixup, [[self._seed, epoch, int(index), MIXING] for index in readable[::2]])
+        pictures = stacked([picture for _, picture in found], self._recipe)
+        return mixed_by_place(pictures, self.pictures.labels[readable], self._mixup, self._seed, epoch, readable.tolist())
 
     def _varied(self, epoch: int, index: int, wide: Pixels) -> Pixels:
         return vary(wide, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, index]))
@@ -171,6 +169,13 @@ def mixed(pictures: Batch, labels: Labels, alpha: float, seeds: list[list[int]])
         first += difference
         second -= difference
     return Seen(pictures, labels, others, shares)
+
+
+def mixed_by_place(pictures: Batch, labels: Labels, alpha: float, seed: int, epoch: int, places: list[int]) -> Seen:
+    """`mixed`, each pair by a number drawn for the place of its first picture in the set; as they are where `alpha` is 0."""
+    if not alpha:
+        return Seen(pictures, labels)
+    return mixed(pictures, labels, alpha, [[seed, epoch, place, _MIXING] for place in places[::2]])
 
 
 def margin_of(recipe: Preprocess, augmentation: Augmentation) -> int:

@@ -31,7 +31,7 @@ from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.preprocess import Pixels
 from training.augment import Augmentation, vary
-from training.batches import MIXING, Seen, TrainingBatches, mixed, stacked, with_margin
+from training.batches import Seen, TrainingBatches, mixed_by_place, stacked, with_margin
 from training.distributed import ALONE, Team
 
 SCHEMES = ("http://", "https://", "file://")
@@ -191,9 +191,7 @@ class StreamBatches:
         ]
         labels = np.array([label for _, _, label in found], np.int64)
         pictures = stacked([picture for _, picture, _ in found], self._recipe)
-        if not self._mixup:
-            return Seen(pictures, labels)
-        return mixed(pictures, labels, self._mixup, [[self._seed, epoch, place, MIXING] for place, _, _ in found[::2]])
+        return mixed_by_place(pictures, labels, self._mixup, self._seed, epoch, [place for place, _, _ in found])
 
 
 def batches_of(
