@@ -231,6 +231,8 @@ class Manifest:
         reduce_range: INT8 weights keep to 7 bits, for CPUs without VNNI; None where it does not matter.
         model: the architecture's configuration, as `training.model` writes it (checkpoints, and what was exported from them).
         pictures: the set it was trained on; commands that need pictures and were given none take it from here.
+        held_out: where the pictures are that it was measured on while it was trained; commands that measure, and were told of
+            no others, look at these.
         parents: what it was made from, nearest first.
         twin: for a plan, the graph that a machine without a GPU can run.
         tuned: how it is fastest on the machine that it was tuned on.
@@ -256,6 +258,7 @@ class Manifest:
     reduce_range: bool | None = None
     model: dict[str, str | int | float | bool] | None = None
     pictures: DataReference | None = None
+    held_out: str = ""
     training: TrainingRecord | None = None
     calibration: CalibrationRecord | None = None
     plan: PlanRecord | None = None

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what else the machine was doing")
     options = parser.parse_args()
 
-    split = open_split(options.photos, 0)
+    split = open_split(options.photos)
     assert isinstance(split.train, PictureSet)
     settings = replace(
         with_recipe(TrainSettings(**continued(options.checkpoint)), "qat"),

@@ -148,7 +148,7 @@ def write_idx(folder: Path, *, packed: bool = False, first: int = 0) -> Pixels:
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_are_read_gzipped_or_not(tmp_path: Path, packed: bool) -> None:
     grey = write_idx(tmp_path, packed=packed)
-    split = open_split(tmp_path, 0)
+    split = open_split(tmp_path)
     assert (len(split.train), len(split.validation)) == (40, 20)
     assert split.validation.classes == tuple("0123456789")
     read = np.stack([split.validation.picture(i) for i in range(20)])
@@ -224,7 +224,7 @@ def write_imagenet(folder: Path, *, packed: bool, kit: str) -> Path:
 
 @pytest.mark.parametrize(("packed", "kit"), [(True, "tar"), (True, "unpacked"), (False, "tar"), (False, "kaggle")])
 def test_imagenet_is_read_as_it_is_distributed(tmp_path: Path, packed: bool, kit: str) -> None:
-    split = open_split(write_imagenet(tmp_path, packed=packed, kit=kit), 0)
+    split = open_split(write_imagenet(tmp_path, packed=packed, kit=kit))
     assert split.train.classes == split.validation.classes == WORDNET_IDS
     assert [WORDNET_IDS[label] for label in split.validation.labels] == list(TRUTH.values())
     for i, number in enumerate(TRUTH):
@@ -236,7 +236,7 @@ def test_imagenet_is_read_as_it_is_distributed(tmp_path: Path, packed: bool, kit
 def test_without_the_development_kit_it_is_asked_for(tmp_path: Path) -> None:
     write_imagenet(tmp_path, packed=True, kit="none")
     with pytest.raises(DataError, match=r"ILSVRC2012_devkit_t12\.tar\.gz"):
-        open_split(tmp_path, 0)
+        open_split(tmp_path)
 
 
 @pytest.mark.parametrize("table", ["ImageId\nx\n", "", "ImageId,PredictionString\nILSVRC2012_val_x,n01440764 1\n"])
@@ -244,7 +244,7 @@ def test_a_table_of_classes_that_is_amiss_is_refused(tmp_path: Path, table: str)
     write_imagenet(tmp_path, packed=False, kit="kaggle")
     (tmp_path / "LOC_val_solution.csv").write_text(table)
     with pytest.raises(DataError, match="validation picture"):
-        open_split(tmp_path, 0)
+        open_split(tmp_path)
 
 
 def test_the_synsets_of_a_matlab_file_are_read() -> None:
@@ -287,7 +287,7 @@ def test_shards_are_read_in_place(tmp_path: Path) -> None:
 def test_a_folder_of_training_and_validation_shards_is_divided(tmp_path: Path) -> None:
     write_tar(tmp_path / "imagenet-train-0.tar", sample_files(9))
     write_tar(tmp_path / "imagenet-val-0.tar", sample_files(3, first=9))
-    split = open_split(tmp_path, 0)
+    split = open_split(tmp_path)
     assert (len(split.train), len(split.validation)) == (9, 3)
 
 
@@ -356,7 +356,7 @@ def test_a_place_in_no_layout_is_told_all_layouts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"docs/howto/data\.md"):
         PictureSet.open(tmp_path)
     with pytest.raises(DataError) as caught:
-        open_split(tmp_path, 0)
+        open_split(tmp_path)
     assert all(name in str(caught.value) for name in ("CLASS/*.jpg", "ImageNet", "CIFAR", "IDX", "WebDataset"))
 
 
@@ -378,8 +378,20 @@ def test_a_divided_folder_opens_as_its_test_pictures_and_is_predicted_whole(tmp_
     assert len(PictureSet.open_training(f"{tmp_path}:test")) == 4
     assert PictureSet.open_training("demo").location == "demo:train"
     assert len(list(collect([str(tmp_path)]))) == 10
+    assert len(PictureSet.open(f"{tmp_path / 'train'}:test")) == 2  # a folder that is not divided is when it is asked for parts
+
+
+def test_a_part_that_a_divided_set_lacks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "train/ant").mkdir(parents=True)
+    (tmp_path / "train/ant/0.png").write_bytes(png(0))
     with pytest.raises(DataError, match="no part test"):
-        PictureSet.open(f"{tmp_path / 'train'}:test")
+        PictureSet.open(f"{tmp_path}:test")
+
+
+def test_pictures_without_classes_have_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    with pytest.raises(DataError, match="no class folders"):
+        PictureSet.open(f"{tmp_path}:train")
 
 
 def test_validation_pictures_may_be_elsewhere_and_in_another_layout(tmp_path: Path) -> None:
@@ -388,8 +400,8 @@ def test_validation_pictures_may_be_elsewhere_and_in_another_layout(tmp_path: Pa
         (tmp_path / "train" / name / "0.png").write_bytes(png(0))
     held_out = write_tar(tmp_path / "held-out.tar", {"a.png": png(5), "a.cls": b"ant", "b.png": png(6), "b.cls": b"bee"})
     with pytest.raises(DataError, match="no validation pictures"):
-        open_split(tmp_path, 0)
-    split = open_split(tmp_path, 0, str(held_out))
+        open_split(tmp_path)
+    split = open_split(tmp_path, str(held_out))
     assert (len(split.train), split.validation.classes) == (2, ("ant", "bee"))
 
 

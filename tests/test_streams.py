@@ -158,8 +158,8 @@ def test_other_classes_than_the_validation_pictures_have_are_refused(stream: Sha
 
 def test_a_stream_is_measured_on_pictures_at_hand(stream: ShardStream, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--validation"):
-        open_split(stream.location, 0)
+        open_split(stream.location)
     (tmp_path / "val.tar").write_bytes(shard(["200", "201"]))
-    split = open_split(stream.location, 0, str(tmp_path / "val.tar"))
+    split = open_split(stream.location, str(tmp_path / "val.tar"))
     assert split.train.classes == split.validation.classes == CLASSES
     assert split.train.reference().count == 24

@@ -45,21 +45,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tenth_of_every_class_is_held_out_and_nothing_is_in_both(folder: Path) -> None:
-    split = open_split(folder, seed=0)
+    split = open_split(folder)
     assert np.bincount(split.validation.labels).tolist() == [2, 2, 1]
     assert sorted([*split.train.names, *split.validation.names]) == sorted(PictureSet.open(folder).names)
 
 
-def test_the_seed_decides_what_is_held_out(folder: Path) -> None:
-    names = [tuple(open_split(folder, seed).validation.names) for seed in (0, 0, 1)]
-    assert names[0] == names[1] != names[2]
+def test_what_is_held_out_can_be_named(folder: Path) -> None:
+    split = open_split(folder)
+    assert (split.train.location, split.validation.location) == (f"{folder}:train", f"{folder}:test")
+    for part in (split.train, split.validation):
+        assert isinstance(part, PictureSet)
+        assert PictureSet.open(part.location).names == part.names
+    assert len(PictureSet.open(folder)) == 40
+
+
+def test_what_was_trained_on_stays_so_when_photos_are_added(tmp_path: Path) -> None:
+    write_pictures(tmp_path, {"a": 40, "b": 40})
+    before = set(open_split(tmp_path).train.names)
+    (tmp_path / "a/another.png").write_bytes((tmp_path / "b/000.png").read_bytes())
+    assert len(before - set(open_split(tmp_path).train.names)) <= 1
+
+
+def test_a_part_can_be_divided_in_turn(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", {"a": 20, "b": 20})
+    write_pictures(tmp_path / "val", {"a": 3, "b": 3})
+    split = open_split(f"{tmp_path}:train")
+    assert (len(split.train), len(split.validation)) == (36, 4)
+    assert all(len(PictureSet.open(part.location)) == len(part) for part in (split.train, split.validation))
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
 def test_a_validation_folder_is_found(tmp_path: Path, name: str) -> None:
     write_pictures(tmp_path / "train", {"a": 2, "b": 2})
     write_pictures(tmp_path / name, {"a": 1, "b": 1})
-    split = open_split(tmp_path, 0)
+    split = open_split(tmp_path)
     assert (len(split.train), len(split.validation)) == (4, 2)
 
 
@@ -78,11 +97,11 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
         "none": "does not exist",
     }.items():
         with pytest.raises(DataError, match=reason):
-            open_split(tmp_path / name, 0)
+            open_split(tmp_path / name)
 
 
 def test_the_demo_is_measured_on_its_test_pictures() -> None:
-    split = open_split("demo", 0)
+    split = open_split("demo")
     assert (split.train.location, split.validation.location) == ("demo:train", "demo:test")
 
 

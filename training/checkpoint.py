@@ -35,6 +35,7 @@ def save(
     preprocess: Preprocess,
     labels: tuple[str, ...] = (),
     pictures: DataReference | None = None,
+    held_out: str = "",
     training: TrainingRecord | None = None,
     parents: tuple[Lineage, ...] = (),
     calibration: CalibrationRecord | None = None,
@@ -49,6 +50,7 @@ def save(
         preprocess: how pictures become its input.
         labels: one name a class, or () when unknown.
         pictures: the set it was trained on.
+        held_out: where the pictures are that it was measured on meanwhile.
         training: how it was trained.
         parents: what it was fine-tuned from.
         calibration: by which ranges it was trained to be quantised.
@@ -71,6 +73,7 @@ def save(
         labels=labels,
         model=model.config.to_dict(),
         pictures=pictures,
+        held_out=held_out,
         training=training,
         parents=parents,
         calibration=calibration,

@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from alexnet_deploy import datasets
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
 from training.streams import ShardStream, is_stream
-
-HELD_OUT = 0.1  # of a folder that comes without a validation set
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +19,13 @@ class Split:
     validation: PictureSet
 
 
-def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
+def open_split(location: str | Path, validation: str = "") -> Split:
     """The training and validation pictures at a location.
 
     Args:
         location: "demo"; a set in any layout that `alexnet_deploy.datasets` reads, a tenth of each class of which is held out
             where it is not divided; or the URLs of WebDataset shards ("https://host/train-{0000..0127}.tar"), which are
             trained on as they come.
-        seed: of what is held out.
         validation: where the validation pictures are, when they are elsewhere.
 
     Raises:
@@ -44,9 +39,9 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     if place == "demo":
         return Split(PictureSet.open("demo:train"), PictureSet.open("demo:test"))
     found = datasets.parts(place, datasets.layouts())
-    if part or "" in found:
-        return _hold_out(_labelled(PictureSet.open(location)), seed)
-    if len(found) == 1:
+    if part:
+        place = str(location)  # a part that is named is divided in turn
+    elif "" not in found and len(found) == 1:
         lacks, name = ("training", "train") if "test" in found else ("validation", "val")
         raise DataError(
             f"{place} has no {lacks} pictures",
@@ -56,9 +51,9 @@ def open_split(location: str | Path, seed: int, validation: str = "") -> Split:
     return _checked(Split(_labelled(PictureSet.open(f"{place}:train")), PictureSet.open(f"{place}:test")))
 
 
-def open_validation(location: str, seed: int, validation: str = "") -> PictureSet:
+def open_validation(location: str, validation: str = "") -> PictureSet:
     """The validation pictures of `open_split` alone: nothing of a stream is read. Raises DataError."""
-    return PictureSet.open(validation) if validation else open_split(location, seed).validation
+    return PictureSet.open(validation) if validation else open_split(location).validation
 
 
 def _streamed(urls: str, validation: str) -> Split:
@@ -90,15 +85,3 @@ def _labelled(pictures: PictureSet) -> PictureSet:
             expected="labelled pictures of at least two classes, such as one subfolder a class",
         )
     return pictures
-
-
-def _hold_out(pictures: PictureSet, seed: int) -> Split:
-    generator = np.random.default_rng([seed, 0x5711])
-    held_out: list[int] = []
-    for label, name in enumerate(pictures.classes):
-        own = np.flatnonzero(pictures.labels == label)
-        if len(own) < 2:
-            raise DataError(f"class {name} has one picture", expected="two: one to train on, one to hold out")
-        held_out += generator.permutation(own)[: max(1, round(HELD_OUT * len(own)))].tolist()
-    rest = np.setdiff1d(np.arange(len(pictures)), held_out)
-    return Split(pictures.subset(rest), pictures.subset(sorted(held_out)))

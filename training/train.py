@@ -83,7 +83,7 @@ def train(
     output = checkpoint.checkpoint_path(output)
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceMissing(f"PyTorch {torch.__version__} sees no CUDA GPU", expected="a GPU and a CUDA build of torch")
-    split = open_split(settings.data, settings.seed, settings.validation)
+    split = open_split(settings.data, settings.validation)
     with _own_random_state(), StopRequest() as stop, team(device) as members:
         run = Training(settings, split, output, members, progress, watch or Unwatched())
         if resume:
@@ -315,6 +315,7 @@ class Training:
             preprocess=self.recipe,
             labels=self.split.train.classes,
             pictures=self.data,
+            held_out=self.split.validation.location,
             parents=self.parents,
             calibration=self.ranges.record if self.ranges else None,
             training=TrainingRecord(

@@ -49,7 +49,7 @@ def describe(of: TrainReport, page: Path | None, device: str, progress: Progress
     from alexnet_deploy.runtime import Runtime
     from training.data import open_validation
 
-    pictures = open_validation(of.settings.data, of.settings.seed, of.settings.validation)
+    pictures = open_validation(of.settings.data, of.settings.validation)
     with Runtime(of.checkpoint, device) as runtime:
         found = diagnose(runtime, pictures, progress)
         artifact = runtime.artifact

@@ -11,7 +11,7 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 
 @click.command(cls=Command)
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--data", metavar="DIR|demo:test", help="Held-out pictures; demo:test where the model was trained on demo:train.")
+@click.option("--data", metavar="DIR|demo:test", help="Labelled pictures.  [those held out in training]")
 @click.option("--count", type=click.IntRange(min=1), help="Only so many pictures, spread over the classes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of --count pictures.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)

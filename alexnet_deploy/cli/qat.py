@@ -45,7 +45,7 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
     from training.qat import Ranges
 
     model, source = checkpoint.load(weights)
-    pictures = open_split(data, 0).train
+    pictures = open_split(data).train
     if not isinstance(pictures, PictureSet):
         raise InputError(
             f"--qat on pictures that come over the network ({data})",

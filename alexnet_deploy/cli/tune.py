@@ -15,7 +15,7 @@ from alexnet_deploy.cli.units import SECONDS
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures in a call.")
 @click.option("--max-latency", type=SECONDS, metavar="5ms", help="Of the median call.")
 @click.option("--max-drop", type=click.FloatRange(min=0), help="Of top-1 accuracy, in percentage points.")
-@click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [demo:test where the model was trained on it]")
+@click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [those held out in training]")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures to compare.")
 @click.option("--reference", type=click.Path(path_type=Path), help="What accuracy is compared with.  [the first ARTIFACT]")
 @click.option(
@@ -49,22 +49,26 @@ def command(
     Example:
       alexnet-deploy tune models/alexnet.onnx models/alexnet.int8.cpu.onnx --max-latency 5ms --max-drop 0.5 --data demo:test
     """
+    from contextlib import nullcontext, suppress
+
+    from alexnet_deploy.cli.data import held_out
+    from alexnet_deploy.errors import DataError
     from alexnet_deploy.manifest import Artifact
-    from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report import html
     from alexnet_deploy.report import tune as report
     from alexnet_deploy.tune import tune
 
     opened = [Artifact.open(path) for path in artifacts]
-    trained_on = opened[0].manifest.pictures
-    location = data or ("demo:test" if trained_on is not None and trained_on.location.startswith("demo") else None)
+    pictures = None
+    with suppress(DataError) if data is None and max_drop is None else nullcontext():  # speed alone can be tuned anywhere
+        pictures = held_out(data, opened[0].manifest).sample(limit)
     with progress_bars() as progress:
         found = tune(
             opened,
             batch=batch,
             max_latency_ms=None if max_latency is None else 1000 * max_latency,
             max_drop=max_drop,
-            pictures=PictureSet.open(location).sample(limit) if location else None,
+            pictures=pictures,
             reference=Artifact.open(reference) if reference else None,
             four_bit=four_bit,
             seconds=seconds,

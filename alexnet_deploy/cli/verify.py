@@ -13,7 +13,7 @@ from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_ado
 @click.command(cls=Command, short_help="Compare artifacts with a reference; exit code 1 when a gate is missed.")
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("candidates", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--data", metavar="DIR|demo:test", help="Held-out pictures; demo:test where the model was trained on demo:train.")
+@click.option("--data", metavar="DIR|demo:test", help="Labelled pictures.  [those held out in training]")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Gate: most points of top-1 accuracy that may be lost.")
 @click.option("--min-agreement", type=float, metavar="PERCENT", help="Gate: least share of answers equal to the reference's.")
 @click.option("--max-error", type=float, metavar="RATIO", help="Gate: largest logit error, relative to the largest logit.")

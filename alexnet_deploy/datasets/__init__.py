@@ -7,9 +7,11 @@ idx.py          the MNIST family
 shards.py       WebDataset tars
 matlab.py       meta.mat of ImageNet's development kit
 tars.py         what lies where in a tar
+division.py     a tenth of each class held out, where a set has no test pictures of its own
 found.py        what all of them give back
 
-A set that is divided into training and test pictures has two parts: "cifar-10:train", "cifar-10:test".
+A set that is divided into training and test pictures has two parts: "cifar-10:train", "cifar-10:test". One that is not has
+them too when they are asked for: "photos:test" is a tenth of it, and "photos:train" the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alexnet_deploy.datasets import cifar, folders, idx, imagenet, shards
+from alexnet_deploy.datasets.division import divided
 from alexnet_deploy.datasets.found import Found, Part, Parts
 from alexnet_deploy.errors import DataError
 
@@ -95,16 +98,20 @@ def parts(place: str | Path, expected: str = _SHORT) -> Parts:
 
 
 def read(location: str) -> Found:
-    """The pictures at a location: of the part that it names, else the test pictures of a divided set.
+    """The pictures at a location: of the part that it names, else the test pictures of a divided set, or all of another.
+
+    A part of a set that is not divided is what `division` makes of it; so is "cifar-10:train:test", the test part of a part.
 
     Raises:
         DataError: as `parts`, or there is no such part.
     """
     place, part = split_location(location)
+    if part and split_location(place)[1]:
+        return divided(read(place), part)
     found = parts(place)
+    if part and "" in found:
+        return divided(found[""](), part)
     if part and part not in found:
-        raise DataError(
-            f"{place} has no part {part}", expected=" and ".join(found) if "" not in found else "a set that is divided"
-        )
+        raise DataError(f"{place} has no part {part}", expected=" and ".join(found))
     order: tuple[Part, ...] = ("", "test", "train")
     return found[part or next(name for name in order if name in found)]()
