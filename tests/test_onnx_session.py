@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.errors import BackendError
-from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.errors import BackendError, ModelError
+from alexnet_deploy.onnx_graph import edit, running
 from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
 from tests.small_nets import SIZE, alexnet_like
 
@@ -58,3 +58,17 @@ def test_a_graph_that_cannot_run_is_refused_in_words() -> None:
     edit.set_attribute(next(n for n in graph.graph.node if n.op_type == "Conv"), "strides", [0, 0])
     with pytest.raises(BackendError, match="onnxruntime"):
         GraphRunner(graph).run(BATCH)
+
+
+def test_as_a_function_a_graph_answers_alike_with_and_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = alexnet_like()
+    usual = running.function(graph)(BATCH)
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    assert np.allclose(running.function(graph)(BATCH), usual, atol=1e-3)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_as_a_function_a_graph_that_cannot_run_is_a_bad_model(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "find_spec", lambda name: object() if installed else None)
+    with pytest.raises(ModelError, match="does not run"):
+        running.function(alexnet_like())(BATCH[:, :, 1:, 1:, None])

@@ -1,4 +1,4 @@
-"""A graph as a function, for comparing graphs: onnxruntime on the CPU where it is installed, else onnx's own evaluator."""
+"""A graph as a function, for comparing graphs: by onnxruntime where it is installed, else by onnx's own evaluator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from onnx import ModelProto
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.session import GraphRunner
 
-Function = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-_FATAL_ONLY = 4  # errors come as exceptions; they need not be printed as well
+Batch = npt.NDArray[Any]
+Function = Callable[[Batch], npt.NDArray[np.float32]]
 
 
 def function(model: ModelProto) -> Function:
@@ -23,28 +24,28 @@ def function(model: ModelProto) -> Function:
     Raises:
         ModelError: the graph cannot be loaded.
     """
+    open_ = _by_onnxruntime if find_spec("onnxruntime") else _by_onnx
+    run = _translated(open_, model)
+    return lambda batch: np.asarray(_translated(run, batch))
+
+
+def _by_onnxruntime(model: ModelProto) -> Callable[[Batch], Batch]:
+    runner = GraphRunner(model)
+    return lambda batch: runner.run(batch)[0]
+
+
+def _by_onnx(model: ModelProto) -> Callable[[Batch], Batch]:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
     weights = edit.initialisers(model.graph)
     name = next(value.name for value in model.graph.input if value.name not in weights)
-    evaluate = _translated(_evaluator, model)
-    return lambda batch: np.asarray(_translated(evaluate, {name: batch}))
-
-
-def _evaluator(model: ModelProto) -> Callable[[dict[str, npt.NDArray[Any]]], Any]:
-    if find_spec("onnxruntime") is None:
-        from onnx.reference import ReferenceEvaluator
-
-        evaluator = ReferenceEvaluator(model)
-        return lambda feeds: evaluator.run(None, feeds)[0]
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda feeds: session.run(None, feeds)[0]
+    return lambda batch: np.asarray(evaluator.run(None, {name: batch})[0])
 
 
 def _translated(call: Callable[[Any], Any], argument: Any) -> Any:
+    """`call(argument)`; a graph that cannot be run says so in one way, whoever was to run it."""
     try:
         return call(argument)
-    except Exception as error:  # onnxruntime's classes share no base but Exception
+    except Exception as error:  # onnx's evaluator raises whatever its operators do
         raise ModelError(f"the graph does not run: {edit.first_line(error)}", expected="a graph that onnxruntime runs") from error
