@@ -7,9 +7,11 @@ import gzip
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import tiny_artifact
 
 from alexnet_deploy import datasets
+from alexnet_deploy.cli.data import held_out
 from alexnet_deploy.datasets import shards
 from alexnet_deploy.datasets.matlab import structs
 from alexnet_deploy.errors import DataError, PictureError
@@ -388,6 +392,24 @@ def test_a_part_that_a_divided_set_lacks_is_an_error(tmp_path: Path) -> None:
         PictureSet.open(f"{tmp_path}:test")
 
 
+def test_a_command_measures_on_what_training_held_out(tmp_path: Path) -> None:
+    for folder, count in (("photos", 20), ("others", 3)):
+        for name in ("ant", "bee"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / folder / name / f"{i}.png").write_bytes(png(i))
+    photos, others = (str(tmp_path / name) for name in ("photos", "others"))
+    manifest = tiny_artifact(tmp_path / "net.onnx", held_out=f"{photos}:test").manifest
+    assert len(held_out(None, manifest)) == 4
+    assert held_out(photos, manifest).names == held_out(None, manifest).names  # the folder it was trained on
+    assert len(held_out(others, manifest)) == 6
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match=r"are not there: .*photos does not exist"):
+        held_out(None, manifest)
+    with pytest.raises(DataError, match="no pictures to compare"):
+        held_out(None, replace(manifest, held_out=""))
+
+
 def test_pictures_without_classes_have_no_parts(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(png(0))
     with pytest.raises(DataError, match="no class folders"):
@@ -398,10 +420,10 @@ def test_validation_pictures_may_be_elsewhere_and_in_another_layout(tmp_path: Pa
     for name in ("ant", "bee"):
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "0.png").write_bytes(png(0))
-    held_out = write_tar(tmp_path / "held-out.tar", {"a.png": png(5), "a.cls": b"ant", "b.png": png(6), "b.cls": b"bee"})
+    validation = write_tar(tmp_path / "held-out.tar", {"a.png": png(5), "a.cls": b"ant", "b.png": png(6), "b.cls": b"bee"})
     with pytest.raises(DataError, match="no validation pictures"):
         open_split(tmp_path)
-    split = open_split(tmp_path, str(held_out))
+    split = open_split(tmp_path, str(validation))
     assert (len(split.train), split.validation.classes) == (2, ("ant", "bee"))
 
 
