@@ -13,6 +13,7 @@ INSTALLED := .venv/installed-$(subst $(COMMA),-,$(EXTRAS))
 
 demo: install
 	$(BIN)/alexnet-deploy demo
+	@command -v alexnet-deploy >/dev/null || echo 'First:  . .venv/bin/activate, which puts alexnet-deploy on your path'
 
 test: install browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile

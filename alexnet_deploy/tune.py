@@ -69,7 +69,7 @@ class TuneReport:
         batch: pictures in a call.
         pictures: how many were compared, 0 for none.
         max_latency_ms, max_drop: the budgets; None for none.
-        trials: the fastest first.
+        trials: those that were timed again and compared, then the others; the fastest first.
         chosen: the best that holds the budgets, or None.
         path: its file.
         missed: one sentence where there is none.

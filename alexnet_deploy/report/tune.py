@@ -19,13 +19,13 @@ def tune(of: TuneReport) -> Show:
         compared = of.pictures > 0
         terminal.table(
             console,
-            ["file", "backend", ">threads", ">p50 ms", *([">drop", ">same"] if compared else []), ""],
+            ["file", "backend", ">threads", ">p50 ms", *([">change", ">same"] if compared else []), ""],
             [[*_row(trial), *(_accuracy(trial) if compared else []), _verdict(trial)] for trial in of.trials],
             title=f"Batch {of.batch}" + (f", against {of.reference} on {of.pictures:,} pictures" if compared else ""),
         )
         if compared:
-            drops = "drop: of top-1 accuracy, in percentage points; same: answers that are the reference's"
-            terminal.lines(console, [f"{drops}. Slower ways were not compared."], style="dim")
+            change = "change: of top-1 accuracy, in percentage points; same: answers that are the reference's"
+            terminal.lines(console, [f"{change}. Slower ways were not compared."], style="dim")
         if of.chosen is not None and of.path is not None:
             saved = f"{of.path} keeps the choice: Runtime and every command follow it on this CPU."
             terminal.lines(console, [saved], style="green")
@@ -40,8 +40,8 @@ def _row(trial: Trial) -> list[str]:
 
 
 def _accuracy(trial: Trial) -> list[str]:
-    drop = words.NONE if trial.drop is None else f"{trial.drop:.2f}"
-    return [drop, words.percent(trial.agreement)]
+    change = words.NONE if trial.drop is None else words.points(-trial.drop / 100)
+    return [change, words.percent(trial.agreement)]
 
 
 def _verdict(trial: Trial) -> Text:
@@ -74,8 +74,8 @@ def tune_page(of: TuneReport) -> str:
         ]
         for trial in of.trials
     ]
-    columns = ["file", ">p50 ms", ">drop", ">same", "verdict", "precision", "backend", "device", ">threads"]
-    body = html.table("Every way that was tried, the fastest first.", columns, rows, key=1)
+    columns = ["file", ">p50 ms", ">change", ">same", "verdict", "precision", "backend", "device", ">threads"]
+    body = html.table("Every way that was tried: those that were timed again and compared, then the others; the fastest first.", columns, rows, key=1)
     if marks:
         named = plots.bars("Median latency of each way to run, milliseconds", marks, tick="{:g} ms".format)
         body = html.join(html.figure(named, "Median latency of each way; the one that was kept stands out"), body)
