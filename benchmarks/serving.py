@@ -1,15 +1,19 @@
 """What serving costs: `alexnet-deploy serve` in a process of its own, against `Runtime.predict` on the same cores.
 
-    python benchmarks/serving.py                    # two minutes on two cores, with an untrained full-size AlexNet
+    python benchmarks/serving.py                    # four minutes on two cores, with an untrained full-size AlexNet
     python benchmarks/serving.py --model models/alexnet.int8.plan --seconds 20
     python benchmarks/serving.py --flat 20          # an engine that sleeps 20 ms a call, however large: as a GPU does
+    python benchmarks/serving.py --flat 20 --max-batch 4    # slow enough that ten times as much can be asked of it
+    python benchmarks/serving.py --a-row 20         # one that sleeps 20 ms a picture: nothing is gained by batches
 
-throughput   requests of one picture, 16 under way at any time; pictures a second against Runtime.predict at the batch size
-             that the server reached. Taken in turns, so that other work on the machine meets both; the median share counts
-latency      requests at random moments (a Poisson process) at half of that throughput: p50 and p99, against twice the p50
-             of a single call plus --max-delay; and against a queue that costs nothing: see `ideal_ms`
-overload     ten times that throughput: what is shed, and whether the p99 of what is accepted stays within a tenth of the p99
-             with 16 under way, which is as many as the server takes without shedding much
+throughput   requests of one picture, 16 under way at any time, over HTTP and then over gRPC; pictures a second against
+             Runtime.predict at the batch size that the server reached. Taken in turns, so that other work on the machine meets
+             all three; the median share counts
+half load    half of that throughput, requests evenly spaced and at random moments (a Poisson process): p99 against twice the p50
+             of a single call plus --max-delay. "A single call" is read in both ways: of Runtime.predict, and of one client alone.
+             Beside it a queue that costs nothing: see `ideal_ms`
+overload     ten times that throughput: what is shed, and what is accepted against the same server when it is full, but asked
+             no more than it lets in: as many requests under way as wait --max-wait at most
 
 The client has a core of its own, the last; server and Runtime.predict have the others, the same ones. On a machine of one
 core they share it, and the result says so.
@@ -20,7 +24,6 @@ Writes benchmarks/results/serving-NAME.json and .svg.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -31,19 +34,21 @@ import tempfile
 import time
 import urllib.request
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc_load
 import numpy as np
-from http_load import Answers, Client, closed_loop, open_loop
+from http_load import Answers, Client
 
 from alexnet_deploy import Runtime
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.report import plots
 from alexnet_deploy.serving.http_api import HEADER_LENGTH
+from alexnet_deploy.serving.messages import message
 
 IN_FLIGHT = 16
 ROUNDS = 5
@@ -51,8 +56,8 @@ OVERLOAD = 10
 SHARE, LATENCY_FACTOR, KEPT = 0.85, 2.0, 1.1
 RESULTS = Path(__file__).parent / "results"
 STYLE = Path(__file__).parent.parent / "alexnet_deploy" / "report" / "style.css"
-# This file is also the two processes that it starts, and this is how it tells them of --flat.
-_SERVE, _PREDICT, _FLAT_MS = "serve", "predict", "BENCHMARK_FLAT_MS"
+# This file is also the two processes that it starts, and this is how it tells them of --flat and --a-row.
+_SERVE, _PREDICT, _SLEEP_MS = "serve", "predict", "BENCHMARK_SLEEP_MS"
 
 
 class Rooms:
@@ -129,19 +134,19 @@ class Server:
     """`alexnet-deploy serve` on the server's cores."""
 
     def __init__(self, rooms: Rooms, model: Path, engine: list[str], options: list[str]) -> None:
-        words = [sys.executable, __file__, _SERVE, f"model={model}", "--port", "0", "--no-grpc", *engine, *options]
-        self._process = rooms.start(*words, stderr=subprocess.PIPE)
+        words = [sys.executable, __file__, _SERVE, f"model={model}", "--port", "0", "--grpc-port", "0", *engine, *options]
+        self._process = rooms.start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            if found := re.search(r"ready at http://([\d.]+:\d+)", line):
-                self.address = found[1]
+            if found := re.search(r"ready at http://([\d.]+:\d+), gRPC at ([\d.]+:\d+)", line):
+                self.http, self.grpc = found.groups()
                 return
         raise SystemExit("the server did not start")
 
     def rows_and_calls(self) -> tuple[int, int]:
         """Rows and engine calls so far."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        said = json.load(opener.open(f"http://{self.address}/v2/models/model/stats", timeout=10))["model_stats"][0]
+        said = json.load(opener.open(f"http://{self.http}/v2/models/model/stats", timeout=10))["model_stats"][0]
         return said["inference_count"], said["execution_count"]
 
     def cpu_s(self) -> float:
@@ -154,57 +159,79 @@ class Server:
 
 
 @dataclass
-class Round:
-    """The server, and then Runtime.predict at the batch size that the server reached, one right after the other."""
+class Served:
+    """What a server did for IN_FLIGHT clients."""
 
-    served_per_s: float
+    per_s: float
     batch: int
-    predict_per_s: float
     p50_ms: float
     p99_ms: float
     shed: int
     server_cpu_ms: float
     client_cpu_ms: float
 
+
+@dataclass
+class Round:
+    """The server over both protocols, and then Runtime.predict at the batch size that it reached, one right after the other."""
+
+    http: Served
+    grpc: Served
+    predict_per_s: float
+
     @property
     def share(self) -> float:
-        return self.served_per_s / self.predict_per_s
+        return self.http.per_s / self.predict_per_s
+
+    @property
+    def grpc_share(self) -> float:
+        return self.grpc.per_s / self.predict_per_s
 
 
-async def one_round(client: Client, server: Server, predict: Predict, seconds: float) -> tuple[Round, list[float]]:
-    """A round, and the latencies of what was accepted in it."""
+def served(server: Server, load: Callable[[], Answers]) -> tuple[Served, list[float]]:
+    """What came of a load, and the latencies of what was accepted."""
     rows, calls = server.rows_and_calls()
     server_cpu, client_cpu, start = server.cpu_s(), time.process_time(), time.perf_counter()
-    answers = await closed_loop(client, seconds, IN_FLIGHT)
+    answers = load()
     passed = time.perf_counter() - start
     server_cpu, client_cpu = server.cpu_s() - server_cpu, time.process_time() - client_cpu
-    client.close()
     more_rows, more_calls = server.rows_and_calls()
-    batch = round((more_rows - rows) / (more_calls - calls))
-    taken = predict.call_s(batch, seconds)
     accepted = answers.summary()
-    found = Round(
-        served_per_s=round(len(answers.accepted_ms) / passed, 1),
-        batch=batch,
-        predict_per_s=round(batch * len(taken) / sum(taken), 1),
+    count = len(answers.accepted_ms)
+    found = Served(
+        per_s=round(count / passed, 1),
+        batch=round((more_rows - rows) / (more_calls - calls)),
         p50_ms=accepted["p50_ms"],
         p99_ms=accepted["p99_ms"],
         shed=len(answers.latencies.get(503, [])),
-        server_cpu_ms=round(1e3 * server_cpu / len(answers.accepted_ms), 2),
-        client_cpu_ms=round(1e3 * client_cpu / len(answers.accepted_ms), 2),
+        server_cpu_ms=round(1e3 * server_cpu / count, 2),
+        client_cpu_ms=round(1e3 * client_cpu / count, 2),
     )
     return found, answers.accepted_ms
 
 
-def ideal_ms(per_s: float, call_s: Callable[[int], float], count: int = 50_000) -> list[float]:
+def evenly(per_s: float, seconds: float) -> list[float]:
+    """Moments of requests that are evenly spaced, as perf_analyzer sends them by default."""
+    return list(np.arange(0.0, seconds, 1 / per_s))
+
+
+def at_random(per_s: float, seconds: float) -> list[float]:
+    """Moments of a Poisson process: requests that know nothing of each other."""
+    gaps = np.random.default_rng(0).exponential(1 / per_s, round(per_s * seconds))
+    return list(np.cumsum(gaps))
+
+
+ARRIVALS: dict[str, Callable[[float, float], list[float]]] = {"evenly spaced": evenly, "at random": at_random}
+
+
+def ideal_ms(arrivals: Sequence[float], call_s: Callable[[int], float]) -> list[float]:
     """Latencies behind a queue that costs nothing: whoever waits when the engine gets free shares its next call.
 
     No server can do better with one engine whose calls take `call_s(rows)`, but by making some wait longer than others.
     """
-    arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / per_s, count)).tolist()
     found: list[float] = []
     free_s = 0.0
-    while len(found) < count:
+    while len(found) < len(arrivals):
         first = len(found)
         start = max(free_s, arrivals[first])
         rows = bisect_right(arrivals, start, lo=first) - first
@@ -213,14 +240,30 @@ def ideal_ms(per_s: float, call_s: Callable[[int], float], count: int = 50_000) 
     return found
 
 
-def call_line(predict: Predict, seconds: float) -> Callable[[int], float]:
+def call_line(predict: Predict, seconds: float, max_batch: int) -> Callable[[int], float]:
     """How long a call of Runtime.predict takes, between the batch sizes that are measured here."""
-    sizes = (1, 2, 4, 8, 16, 32)
+    sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= max_batch]
     taken = [statistics.median(predict.call_s(size, seconds / len(sizes))) for size in sizes]
     return lambda rows: float(np.interp(rows, sizes, taken))
 
 
-def measure(model: Path, engine: list[str], seconds: float, max_delay_ms: float, max_wait_ms: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Limits:
+    """Of the server."""
+
+    max_delay_ms: float
+    max_wait_ms: float
+    max_batch: int
+
+    def options(self) -> list[str]:
+        return [
+            *("--max-delay", f"{self.max_delay_ms}ms"),
+            *("--max-wait", f"{self.max_wait_ms}ms"),
+            *("--max-batch", str(self.max_batch)),
+        ]
+
+
+def measure(model: Path, engine: list[str], seconds: float, limits: Limits) -> dict[str, Any]:
     """The figures, and the accepted latencies of each load in milliseconds under "samples_ms"."""
     rooms = Rooms()
     if rooms.apart:
@@ -229,75 +272,119 @@ def measure(model: Path, engine: list[str], seconds: float, max_delay_ms: float,
         engine = [*engine, "--threads", str(len(rooms.server))]
     with Runtime(model, **runtime_options(engine)) as runtime:
         ran = {"file": runtime.running.path.name, "backend": runtime.backend, "device": runtime.device}
-        body, headers = request(runtime)
-    server = Server(rooms, model, engine, ["--max-delay", f"{max_delay_ms}ms", "--max-wait", f"{max_wait_ms}ms"])
+        body, headers = http_request(runtime)
+        grpc_body = grpc_request(runtime)
+    server = Server(rooms, model, engine, limits.options())
     predict = Predict(rooms, model, engine)
-
-    async def load() -> dict[str, Any]:
-        client = Client(server.address, "/v2/models/model/infer", body, headers)
-        await closed_loop(client, 2, IN_FLIGHT)
-        taken = [await one_round(client, server, predict, seconds / ROUNDS) for _ in range(ROUNDS)]
-        rounds, full = [r for r, _ in taken], [ms for _, latencies in taken for ms in latencies]
-        per_s = statistics.median(r.served_per_s for r in rounds)
-        single_ms = [1e3 * statistics.median(predict.call_s(1, 2))]
-        alone = await closed_loop(client, 2, 1)
-        half = await open_loop(client, per_s / 2, seconds)
-        client.close()
-        single_ms.append(1e3 * statistics.median(predict.call_s(1, 2)))
-        over = await open_loop(client, OVERLOAD * per_s, seconds / 2)
-        client.close()
-        ideal = ideal_ms(per_s / 2, call_line(predict, 6))
-        return figures(rounds, per_s, statistics.mean(single_ms), alone, half, over, ideal) | {
-            "samples_ms": {
-                "one at a time": alone.accepted_ms,
-                "half load, an ideal queue": ideal[:5000],
-                "half load": half.accepted_ms,
-                f"{IN_FLIGHT} at a time": full,
-                f"{OVERLOAD} times too much": over.accepted_ms,
-            }
-        }
-
-    def figures(
-        rounds: list[Round], per_s: float, single_ms: float, alone: Answers, half: Answers, over: Answers, ideal: list[float]
-    ) -> dict[str, Any]:
-        limit_ms = LATENCY_FACTOR * single_ms + max_delay_ms
-        share = statistics.median(r.share for r in rounds)
-        full_p99_ms = statistics.median(r.p99_ms for r in rounds)
-        return {
-            "throughput": {
-                "share": round(share, 3),
-                "target": SHARE,
-                "met": share >= SHARE,
-                "rounds": [vars(r) | {"share": round(r.share, 3)} for r in rounds],
-            },
-            "half_load": {
-                "asked_per_s": round(per_s / 2, 1),
-                **half.summary(),
-                "predict_single_p50_ms": round(single_ms, 2),
-                "served_alone_p50_ms": alone.summary()["p50_ms"],
-                "target_p99_ms": round(limit_ms, 2),
-                "met": half.summary()["p99_ms"] <= limit_ms,
-                "met_against_served_alone": half.summary()["p99_ms"] <= LATENCY_FACTOR * alone.summary()["p50_ms"] + max_delay_ms,
-                "ideal_queue_p99_ms": round(float(np.percentile(ideal, 99)), 2),
-            },
-            "overload": {
-                "asked_per_s": round(OVERLOAD * per_s, 1),
-                **over.summary(),
-                "accepted_per_s": round(len(over.accepted_ms) / (seconds / 2), 1),
-                "full_load_p99_ms": full_p99_ms,
-                "met": over.summary()["p99_ms"] <= KEPT * full_p99_ms,
-            },
-        }
-
+    client = Client(server.http, "/v2/models/model/infer", body, headers)
     try:
-        found = asyncio.run(load())
+        client.closed_loop(2, IN_FLIGHT)
+        throughput, samples = rounds(server, predict, client, grpc_body, seconds / 2 / ROUNDS)
+        per_s = throughput["per_s"]
+        half, half_samples = half_load(server, predict, client, grpc_body, per_s / 2, seconds, limits)
+        over, over_samples = overload(client, per_s, seconds / 2, limits)
     finally:
+        client.close()
         server.stop()
         predict.close()
-    return {"ran": ran, "client_apart": rooms.apart, "server_cores": len(rooms.server), **found}
+    found = {"throughput": throughput, "half_load": half, "overload": over}
+    return {
+        "ran": ran,
+        "client_apart": rooms.apart,
+        "server_cores": len(rooms.server),
+        **found,
+        "samples_ms": half_samples | samples | over_samples,
+    }
 
 
-def request(runtime: Runtime) -> tuple[bytes, dict[str, str]]:
+def rounds(
+    server: Server, predict: Predict, client: Client, grpc_body: bytes, seconds: float
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    taken: list[Round] = []
+    samples: dict[str, list[float]] = {f"{IN_FLIGHT} at a time, HTTP": [], f"{IN_FLIGHT} at a time, gRPC": []}
+    for _ in range(ROUNDS):
+        over_http, http_ms = served(server, lambda: client.closed_loop(seconds, IN_FLIGHT))
+        client.close()
+        over_grpc, grpc_ms = served(server, lambda: grpc_load.closed_loop(server.grpc, grpc_body, seconds, IN_FLIGHT))
+        calls = predict.call_s(over_http.batch, seconds)
+        taken.append(Round(over_http, over_grpc, round(over_http.batch * len(calls) / sum(calls), 1)))
+        for samples_ms, more in zip(samples.values(), (http_ms, grpc_ms), strict=True):
+            samples_ms += more
+    share = statistics.median(r.share for r in taken)
+    figures = {
+        "per_s": statistics.median(r.http.per_s for r in taken),
+        "share": round(share, 3),
+        "target": SHARE,
+        "met": share >= SHARE,
+        "grpc_per_s": statistics.median(r.grpc.per_s for r in taken),
+        "grpc_share": round(statistics.median(r.grpc_share for r in taken), 3),
+        **{
+            f"{name}_{p}_ms": round(float(np.percentile(ms, int(p[1:]))), 2)
+            for name, ms in zip(("http", "grpc"), samples.values(), strict=True)
+            for p in ("p50", "p99")
+        },
+        "rounds": [asdict(r) | {"share": round(r.share, 3), "grpc_share": round(r.grpc_share, 3)} for r in taken],
+    }
+    return figures, samples
+
+
+def half_load(
+    server: Server, predict: Predict, client: Client, grpc_body: bytes, per_s: float, seconds: float, limits: Limits
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    single_ms = [1e3 * statistics.median(predict.call_s(1, 1))]
+    alone = client.closed_loop(2, 1)
+    alone_ms = alone.summary()["p50_ms"]
+    over_grpc = grpc_load.closed_loop(server.grpc, grpc_body, 2, 1)
+    answers = {name: client.open_loop(moments(per_s, seconds)) for name, moments in ARRIVALS.items()}
+    client.close()
+    single_ms.append(1e3 * statistics.median(predict.call_s(1, 1)))
+    line = call_line(predict, 3, limits.max_batch)
+    targets = {
+        "of Runtime.predict": LATENCY_FACTOR * statistics.mean(single_ms) + limits.max_delay_ms,
+        "of one client alone": LATENCY_FACTOR * alone_ms + limits.max_delay_ms,
+    }
+    samples = {"one at a time": alone.accepted_ms}
+    figures: dict[str, Any] = {
+        "asked_per_s": round(per_s, 1),
+        "predict_single_p50_ms": round(statistics.mean(single_ms), 2),
+        "served_alone_p50_ms": alone_ms,
+        "served_alone_grpc_p50_ms": over_grpc.summary()["p50_ms"],
+        "target_p99_ms": {name: round(ms, 2) for name, ms in targets.items()},
+    }
+    for name, found in answers.items():
+        ideal = ideal_ms(ARRIVALS[name](per_s, 20_000 / per_s), line)
+        accepted = found.summary()
+        figures[name] = {
+            **accepted,
+            "ideal_queue_p99_ms": round(float(np.percentile(ideal, 99)), 2),
+            "met": {reading: accepted["p99_ms"] <= ms for reading, ms in targets.items()},
+        }
+        samples[f"half load, {name}"] = found.accepted_ms
+        samples[f"half load, {name}, an ideal queue"] = ideal[:5000]
+    return figures, samples
+
+
+def overload(client: Client, per_s: float, seconds: float, limits: Limits) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    full_in_flight = max(IN_FLIGHT, int(per_s * limits.max_wait_ms / 1e3))
+    full = client.closed_loop(seconds, full_in_flight)
+    once = client.open_loop(at_random(per_s, seconds))
+    over = client.open_loop(at_random(OVERLOAD * per_s, seconds))
+    asked = sum(map(len, over.latencies.values()))
+    figures = {
+        "asked_per_s": round(OVERLOAD * per_s, 1),
+        "reached": round(asked / (asked + over.late), 3),
+        **over.summary(),
+        "accepted_per_s": round(len(over.accepted_ms) / seconds, 1),
+        "shed_p50_ms": round(1e3 * statistics.median(over.latencies.get(503, [0.0])), 2),
+        "full": {"in_flight": full_in_flight, **full.summary()},
+        "asked_once": once.summary(),
+        "met": {p: over.summary()[p] <= KEPT * full.summary()[p] for p in ("p50_ms", "p99_ms")},
+    }
+    samples = {f"full, {full_in_flight} at a time": full.accepted_ms, f"{OVERLOAD} times too much": over.accepted_ms}
+    return figures, samples
+
+
+def http_request(runtime: Runtime) -> tuple[bytes, dict[str, str]]:
     """One uint8 picture as a binary tensor; its probabilities, binary too."""
     picture = make_pictures(runtime, 1)
     tensor = {"name": runtime.running.manifest.input.name, "datatype": "UINT8", "shape": picture.shape}
@@ -306,12 +393,23 @@ def request(runtime: Runtime) -> tuple[bytes, dict[str, str]]:
     return header + picture.tobytes(), {HEADER_LENGTH: str(len(header))}
 
 
-def sleep_instead(call_s: float) -> None:
-    """Makes the fake backend take as long as a GPU would: the same for every batch, and without the CPU."""
+def grpc_request(runtime: Runtime) -> bytes:
+    """The same."""
+    picture = make_pictures(runtime, 1)
+    tensor = {"name": runtime.running.manifest.input.name, "datatype": "UINT8", "shape": picture.shape}
+    asked = message("ModelInferRequest")(
+        model_name="model", inputs=[tensor], outputs=[{"name": "probabilities"}], raw_input_contents=[picture.tobytes()]
+    )
+    serialised: bytes = asked.SerializeToString()
+    return serialised
+
+
+def sleep_instead(call_s: float, row_s: float) -> None:
+    """Makes the fake backend take its time without the CPU: the same for every batch, as a GPU would, or so much a picture."""
     from alexnet_deploy.backends.fake import FakeBackend
 
     def run(self: FakeBackend, batch: np.ndarray) -> np.ndarray:
-        time.sleep(call_s)
+        time.sleep(call_s + len(batch) * row_s)
         return np.ones((len(batch), self.output.shape[-1] or 0), np.float32)
 
     FakeBackend.run = run  # type: ignore[method-assign]
@@ -323,7 +421,9 @@ def plot(samples_ms: dict[str, list[float]], ran: str) -> str:
         return f"p50 {p50:.0f}, p99 {p99:.0f} ms"
 
     series = [
-        plots.Series(name, values, text=said(values), colour=4 if "ideal" in name else 1) for name, values in samples_ms.items()
+        plots.Series(name, values, text=said(values), colour=4 if "ideal" in name else 1)
+        for name, values in samples_ms.items()
+        if values
     ]
     svg = str(plots.distributions(f"Latency of a served picture, ms: {ran}", series))
     if "xmlns=" not in svg:  # a page needs none, a file does; nor has a file the page's colours
@@ -336,38 +436,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="an artifact; an untrained full-size AlexNet when none is given")
     parser.add_argument("--flat", type=float, default=0.0, metavar="MS", help="no engine, but one that sleeps that long a call")
+    parser.add_argument("--a-row", type=float, default=0.0, metavar="MS", help="... or that long a picture")
     parser.add_argument("--seconds", type=float, default=20.0, help="a measurement")
     parser.add_argument("--max-delay", type=float, default=2.0, metavar="MS", help="of the server")
     parser.add_argument("--max-wait", type=float, default=250.0, metavar="MS", help="of the server")
+    parser.add_argument("--max-batch", type=int, default=64, help="of the server")
     parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("--name", default="", help="of the files in benchmarks/results")
     asked = parser.parse_args()
-    flat_ms = asked.flat
-    if flat_ms:
-        os.environ[_FLAT_MS] = str(flat_ms)
+    sleeps = asked.flat or asked.a_row
+    if sleeps:
+        os.environ[_SLEEP_MS] = f"{asked.flat} {asked.a_row}"
+    limits = Limits(asked.max_delay, asked.max_wait, asked.max_batch)
     with tempfile.TemporaryDirectory() as folder:
-        model = asked.model or make_model(Path(folder), flat=bool(flat_ms))
-        engine = ["--backend", "fake"] if flat_ms else []
-        found = measure(model, engine, asked.seconds, asked.max_delay, asked.max_wait)
+        model = asked.model or make_model(Path(folder), fake=bool(sleeps))
+        engine = ["--backend", "fake"] if sleeps else []
+        found = measure(model, engine, asked.seconds, limits)
     samples = found.pop("samples_ms")
-    name = asked.name or (f"flat-{flat_ms:g}ms" if flat_ms else found["ran"]["backend"])
+    takes = f"{asked.flat:g} ms a call" if asked.flat else f"{asked.a_row:g} ms a picture"
+    name = asked.name or (takes.replace(" ", "-") if sleeps else found["ran"]["backend"])
     result = {
         "machine": to_builtins(Machine.here()),
         "load_average_1min": round(os.getloadavg()[0], 1),
         "note": asked.note,
-        "max_delay_ms": asked.max_delay,
-        "max_wait_ms": asked.max_wait,
+        **asdict(limits),
         **found,
     }
-    ran = f"an engine of {flat_ms:g} ms a call" if flat_ms else f"{found['ran']['file']}, {found['ran']['backend']}"
+    ran = f"an engine of {takes}" if sleeps else f"{found['ran']['file']}, {found['ran']['backend']}"
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"serving-{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"serving-{name}.svg").write_text(plot(samples, ran))
     print(json.dumps(result, indent=2))
 
 
-def make_model(folder: Path, *, flat: bool) -> Path:
-    if flat:
+def make_model(folder: Path, *, fake: bool) -> Path:
+    if fake:
         from alexnet_deploy.backends.fake import write_fake
 
         labels = [str(number) for number in range(1000)]
@@ -379,8 +482,8 @@ def make_model(folder: Path, *, flat: bool) -> Path:
 
 
 if __name__ == "__main__":
-    if _FLAT_MS in os.environ:
-        sleep_instead(float(os.environ[_FLAT_MS]) / 1e3)
+    if _SLEEP_MS in os.environ:
+        sleep_instead(*(float(ms) / 1e3 for ms in os.environ[_SLEEP_MS].split()))
     match sys.argv[1:]:
         case [word, model, *engine] if word == _PREDICT:
             answer_predict(Path(model), engine)

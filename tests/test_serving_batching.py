@@ -44,27 +44,92 @@ def run(
     return records
 
 
-async def submit(batcher: Batcher, values: np.ndarray) -> np.ndarray:
-    with batcher.admitted(len(values)):
-        return await batcher.submit(values)
+async def submit(batcher: Batcher, values: np.ndarray, prepared: asyncio.Event | None = None) -> np.ndarray:
+    async def prepare() -> np.ndarray:
+        if prepared is not None:
+            await prepared.wait()
+        return values
+
+    return await batcher.answer(len(values), prepare)
 
 
-def test_requests_that_come_together_share_a_call() -> None:
+class Gate:
+    """An engine that computes when it is told to."""
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        self.called.set()
+        assert self.open.wait(10)
+        return double(values)
+
+
+def test_requests_that_come_while_the_engine_is_busy_share_its_next_call() -> None:
+    engine = Gate()
+
     async def use(batcher: Batcher) -> None:
-        answers = await asyncio.gather(*(submit(batcher, rows(i)) for i in range(5)))
-        assert [a.item() for a in answers] == [0, 2, 4, 6, 8]
+        first = asyncio.create_task(submit(batcher, rows(7)))
+        await asyncio.to_thread(engine.called.wait, 10)
+        others = asyncio.gather(*(submit(batcher, rows(i)) for i in range(5)))
+        await asyncio.sleep(0)
+        engine.open.set()
+        assert (await first).item() == 14
+        assert [a.item() for a in await others] == [0, 2, 4, 6, 8]
 
-    assert [record.rows for record in run(use)] == [5]
+    assert [record.rows for record in run(use, engine)] == [1, 5]
 
 
-def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
-    waited = run(lambda batcher: submit(batcher, rows(1)), max_delay_s=0.05)[0].waited_s[0]
-    assert waited >= 0.045
+def test_a_lone_request_does_not_wait() -> None:
+    assert run(lambda batcher: asyncio.wait_for(submit(batcher, rows(1)), 10), max_delay_s=3600)[0].rows == 1
+
+
+def test_whoever_is_ready_waits_for_those_who_are_let_in_and_still_prepared() -> None:
+    async def use(batcher: Batcher) -> None:
+        prepared = asyncio.Event()
+        slow = asyncio.create_task(submit(batcher, rows(1), prepared))
+        await asyncio.sleep(0)
+        quick = asyncio.create_task(submit(batcher, rows(2)))
+        await asyncio.sleep(0.02)
+        prepared.set()
+        assert [a.item() for a in await asyncio.wait_for(asyncio.gather(slow, quick), 10)] == [2, 4]
+
+    assert [record.rows for record in run(use, max_delay_s=3600)] == [2]
+
+
+@pytest.mark.parametrize("ends", ["by the delay", "by a failure", "by leaving"])
+def test_nobody_waits_longer_than_the_delay_or_for_rows_that_never_come(ends: str) -> None:
+    async def use(batcher: Batcher) -> None:
+        async def fail() -> np.ndarray:
+            await prepared.wait()
+            raise InputError("no picture")
+
+        prepared = asyncio.Event()
+        slow = asyncio.create_task(batcher.answer(1, fail))
+        await asyncio.sleep(0)
+        quick = asyncio.create_task(submit(batcher, rows(2)))
+        await asyncio.sleep(0)
+        if ends == "by a failure":
+            prepared.set()
+        elif ends == "by leaving":
+            slow.cancel()
+        assert (await asyncio.wait_for(quick, 10)).item() == 4
+        prepared.set()
+        await asyncio.gather(slow, return_exceptions=True)
+        assert batcher.reserved_rows == 0
+
+    (record,) = run(use, max_delay_s=0.05 if ends == "by the delay" else 3600)
+    assert record.rows == 1
+    assert ends != "by the delay" or record.waited_s[0] >= 0.045
 
 
 def test_a_full_batch_does_not_wait() -> None:
     async def use(batcher: Batcher) -> None:
-        await asyncio.wait_for(asyncio.gather(*(submit(batcher, rows(i)) for i in range(8))), 5)
+        never = asyncio.create_task(submit(batcher, rows(1), asyncio.Event()))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(submit(batcher, rows(*range(8))), 5)
+        never.cancel()
 
     assert [record.rows for record in run(use, max_delay_s=3600)] == [8]
 
@@ -98,25 +163,34 @@ def test_rows_that_the_engine_fails_on_fail_their_own_request_only() -> None:
 
 
 def test_a_caller_that_leaves_is_not_computed_for() -> None:
+    engine = Gate()
+
     async def use(batcher: Batcher) -> None:
+        first = asyncio.create_task(submit(batcher, rows(0)))
+        await asyncio.to_thread(engine.called.wait, 10)
         leaving = asyncio.create_task(submit(batcher, rows(1)))
         staying = asyncio.create_task(submit(batcher, rows(2)))
         await asyncio.sleep(0)
         leaving.cancel()
+        engine.open.set()
         assert (await staying).item() == 4
+        assert (await first).item() == 0
         assert batcher.reserved_rows == 0
 
-    assert [record.rows for record in run(use)] == [1]
+    assert [record.rows for record in run(use, engine)] == [1, 1]
 
 
 def test_closing_computes_what_is_queued() -> None:
     answers = []
 
     async def use(batcher: Batcher) -> None:
+        never = asyncio.create_task(submit(batcher, rows(2), asyncio.Event()))
+        await asyncio.sleep(0)
         waiting = asyncio.create_task(submit(batcher, rows(1)))
         await asyncio.sleep(0)
         await batcher.close()
         answers.append((await waiting).item())
+        never.cancel()
 
     run(use, max_delay_s=3600)
     assert answers == [2]
@@ -133,7 +207,8 @@ def test_more_work_than_can_be_done_in_time_is_refused_and_says_when_to_come_bac
         accepted = []
         with pytest.raises(Overloaded) as refused:
             for i in range(100):
-                batcher.check()
+                if refusal := batcher.overload():
+                    raise refusal
                 accepted.append(asyncio.create_task(submit(batcher, rows(i))))
                 await asyncio.sleep(0)
         assert refused.value.retry_after_s > 0.05
@@ -141,7 +216,7 @@ def test_more_work_than_can_be_done_in_time_is_refused_and_says_when_to_come_bac
         assert 48 <= len(accepted) <= 56
         free.set()
         assert [a.item() for a in await asyncio.gather(*accepted)] == [2 * i for i in range(len(accepted))]
-        batcher.check()
+        assert batcher.overload() is None
 
     run(use, slow, cost=Cost(0.0, 0.001), max_wait_s=0.05)
 

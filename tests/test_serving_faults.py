@@ -23,6 +23,7 @@ import pytest
 
 from alexnet_deploy.backends.fake import FakeBackend
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, InputError
+from alexnet_deploy.serving import guard
 from alexnet_deploy.serving.server import Server
 from tests.serving import LABELS, Answer, ask, infer_body, picture, serving, until, write_model
 
@@ -200,6 +201,79 @@ def test_overload_is_shed_while_what_is_accepted_keeps_its_latency(model: Path, 
         # 0.1 s are ten rows of 10 ms. 60 clients ask at once; counted in rows, so that a slow machine changes nothing.
         assert max(waiting) <= 12
         assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
+
+
+@pytest.fixture
+def full(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server whose queue is full until the test ends."""
+    free = threading.Event()
+    run = FakeBackend.run
+
+    def gated(self: FakeBackend, batch: np.ndarray) -> np.ndarray:
+        assert free.wait(20)
+        return run(self, batch)
+
+    with serving(model, max_batch=1, max_wait_s=0.0, token="secret") as server, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(FakeBackend, "run", gated)
+        waiting = [pool.submit(ask, server, "POST", INFER, infer_body(ROW), TOKEN) for _ in range(2)]
+        until(lambda: server.repository._waiting_rows() == 2)
+        try:
+            yield server
+        finally:
+            free.set()
+        assert [answer.result(20).status for answer in waiting] == [200, 200]
+
+
+TOKEN = {"Authorization": "Bearer secret"}
+
+
+def connected(server: Server) -> socket.socket:
+    host, _, port = server.http_url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def header(path: str, *extra: str, token: str = "secret", length: int = 100_000) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", f"Content-Length: {length}"]
+    return "\r\n".join([*lines, *extra, "", ""]).encode()
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/models/shoes/versions/1/infer", "/classify", "/classify?model=shoes&top=1"])
+def test_what_has_no_chance_is_refused_before_its_body_comes(full: Server, path: str) -> None:
+    with connected(full) as connection:
+        for _ in range(2):  # the connection is kept, and knows where the next request begins
+            connection.sendall(header(path))
+            answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert b"2 pictures wait already" in answer
+            for _ in range(10):
+                connection.sendall(b"x" * 10_000)
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 200 ")
+    assert full.repository.metrics.totals()["shed"] == 2
+
+
+def test_a_refused_connection_is_closed_where_the_client_wants_it(full: Server) -> None:
+    with connected(full) as connection:
+        connection.sendall(header(INFER, "Connection: close", length=3) + b"abc")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 503 ")
+        assert connection.recv(10_000) == b""
+
+
+def test_overload_tells_nothing_to_those_who_may_not_ask_and_hides_no_other_error(full: Server) -> None:
+    body = infer_body(ROW)
+    assert ask(full, "POST", INFER, body, {"Authorization": "Bearer wrong"}).status == 401
+    assert ask(full, "POST", "/v2/models/hats/infer", body, TOKEN).status == 404
+    assert ask(full, "GET", INFER, None, TOKEN).status == 405
+    assert ask(full, "GET", "/v2/models/shoes", None, TOKEN).status == 200
+
+
+def test_a_refused_body_that_never_comes_is_not_waited_for(full: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.1)
+    with connected(full) as connection:
+        connection.sendall(header(INFER))
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 503 ")
+        assert connection.recv(10_000) == b""
 
 
 def test_grpc_sheds_too_and_says_when_to_come_back(model: Path, slow_engine: float) -> None:

@@ -1,20 +1,20 @@
 """Dynamic batching: rows of several requests share one call of the engine.
 
-A row waits at most `max_delay_s` for company while the engine is idle, and not at all behind a batch that runs: the next
-one gathers meanwhile. Work that could not be done in `max_wait_s` is refused before it costs anything, and batches are no
-longer than half of that, so that whoever is let in keeps the latency.
+The engine never waits for the event loop: each instance has a thread that takes what waits as soon as its last call is over.
+Rows go at once when the engine is idle and nobody else is on the way; `max_delay_s` is what they wait, at most, for requests
+that are let in and still being prepared. Behind a call that runs, the next batch gathers by itself.
 
-All of it runs in one event loop; only the engine and the copying of rows run in threads.
+Work that could not be done in `max_wait_s` is refused before it costs anything, and batches are no longer than half of that,
+so that whoever is let in keeps the latency.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ class _Job:
 
 
 class Batcher:
-    """The queue before one engine. Made, used and closed in one event loop."""
+    """The queue before one engine. Made, used and closed in one event loop; only `_serve` and what it calls run in threads."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Batcher:
         Args:
             run: the engine: (n, ...) to (n, classes), n <= max_batch; called in threads, `instances` at once.
             cost: how long that takes.
-            record: told of every batch.
+            record: told of every batch, in the event loop.
         """
         self._run = run
         self._cost = cost
@@ -75,94 +75,99 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._instances = instances
         self._record = record
+        self._loop = asyncio.get_running_loop()
+        self._reserved_rows = 0
+        self._changed = threading.Condition()  # guards what follows
         self._jobs: deque[_Job] = deque()
         self._queued_rows = 0
-        self._reserved_rows = 0
-        self._changed = asyncio.Event()
+        self._on_their_way = 0
         self._closing = False
-        self._threads = ThreadPoolExecutor(instances, "alexnet-deploy-engine")
-        self._loops = [asyncio.create_task(self._serve()) for _ in range(instances)]
+        self._threads = [threading.Thread(target=self._serve, name=f"alexnet-deploy-engine-{i}") for i in range(instances)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def reserved_rows(self) -> int:
         """Rows let in and not answered yet."""
         return self._reserved_rows
 
-    @contextmanager
-    def admitted(self, rows: int) -> Iterator[None]:
-        """Holds room for `rows` rows while the block prepares and submits them.
+    async def answer(self, rows: int, prepare: Callable[[], Awaitable[Rows]]) -> Answers:
+        """The engine's answers to the `rows` rows that `prepare` makes, in their order.
+
+        A caller that is cancelled leaves the queue; nothing is computed for it.
 
         Raises:
-            Overloaded: they would wait longer than `max_wait_s`; says when to ask again.
+            Overloaded: they would wait longer than `max_wait_s`; says when to ask again, and nothing is prepared.
+            Whatever `prepare` or the engine raises.
         """
-        self.check(rows)
+        if refusal := self.overload(rows):
+            raise refusal
         self._reserved_rows += rows
         try:
-            yield
+            jobs = await self._queued(rows, prepare)
+            if len(jobs) == 1:
+                return await jobs[0].answer
+            return np.concatenate(await asyncio.gather(*(job.answer for job in jobs)))
         finally:
             self._reserved_rows -= rows
 
-    def check(self, rows: int = 1) -> None:
-        """Raises Overloaded where `admitted` would."""
+    def overload(self, rows: int = 1) -> Overloaded | None:
+        """What `answer` would raise for so many rows now."""
         wait_s = self._wait_s(self._reserved_rows)
         # A batch that runs and one that gathers are let in at any speed: else a slow engine would never see a full batch.
         too_long = wait_s > self._max_wait_s and self._reserved_rows >= 2 * self._instances * self._batch_limit()
         too_many = self._reserved_rows > 0 and self._reserved_rows + rows > max(_WAITING_ROWS, _WAITING_BATCHES * self._max_batch)
-        if too_long or too_many:
-            error = Overloaded(
-                f"{self._reserved_rows} pictures wait already", expected="fewer requests at a time", fix="ask again later"
-            )
-            error.retry_after_s = wait_s
-            raise error
-
-    async def submit(self, rows: Rows) -> Answers:
-        """The engine's answers to `rows`, in their order; to be called within `admitted`.
-
-        A caller that is cancelled leaves the queue; nothing is computed for it.
-        """
-        pieces = [rows[start : start + self._max_batch] for start in range(0, len(rows), self._max_batch)]
-        jobs = [_Job(piece, asyncio.get_running_loop().create_future()) for piece in pieces]
-        self._jobs.extend(jobs)
-        self._queued_rows += len(rows)
-        self._changed.set()
-        if len(jobs) == 1:
-            return await jobs[0].answer
-        return np.concatenate(await asyncio.gather(*(job.answer for job in jobs)))
+        if not (too_long or too_many):
+            return None
+        error = Overloaded(
+            f"{self._reserved_rows} pictures wait already", expected="fewer requests at a time", fix="ask again later"
+        )
+        error.retry_after_s = wait_s
+        return error
 
     async def close(self) -> None:
-        """Computes what is queued, then ends. Nothing may be submitted any more."""
-        self._closing = True
-        self._changed.set()
-        await asyncio.gather(*self._loops)
-        self._threads.shutdown(wait=False)
+        """Computes what is queued, then ends. Nothing may be asked any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
-    async def _serve(self) -> None:
-        while True:
-            while not self._jobs:
-                if self._closing:
-                    return
-                await self._change()
-            await self._gather()
-            batch = self._take()
-            if batch:
-                await self._compute(batch)
-
-    async def _change(self, timeout_s: float | None = None) -> None:
-        self._changed.clear()
+    async def _queued(self, rows: int, prepare: Callable[[], Awaitable[Rows]]) -> list[_Job]:
+        """Prepares rows, and puts them into the queue; meanwhile others may wait for them."""
+        jobs: list[_Job] = []
+        with self._changed:
+            self._on_their_way += 1
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+            prepared = await prepare()
+            pieces = [prepared[start : start + self._max_batch] for start in range(0, rows, self._max_batch)]
+            jobs = [_Job(piece, self._loop.create_future()) for piece in pieces]
+        finally:
+            with self._changed:
+                self._on_their_way -= 1
+                self._jobs.extend(jobs)
+                self._queued_rows += sum(len(job.rows) for job in jobs)
+                self._changed.notify()
+        return jobs
 
-    async def _gather(self) -> None:
-        """Waits until a batch is full, or its oldest row has waited long enough."""
-        limit = self._batch_limit()
-        while self._jobs and self._queued_rows < limit and not self._closing:
-            left_s = self._jobs[0].arrived + self._max_delay_s - time.perf_counter()
-            if left_s <= 0:
-                return
-            await self._change(left_s)
+    def _serve(self) -> None:
+        while batch := self._next_batch():
+            self._compute(batch)
+
+    def _next_batch(self) -> list[_Job]:
+        """Waits for jobs and for their company; none when the batcher closes."""
+        with self._changed:
+            while True:
+                batch = self._take() if self._jobs and self._patience_s() <= 0 else []
+                if batch or (self._closing and not self._jobs):
+                    return batch
+                self._changed.wait(self._patience_s() if self._jobs else None)
+
+    def _patience_s(self) -> float:
+        """How long the oldest job still waits for others."""
+        if not self._on_their_way or self._queued_rows >= self._batch_limit() or self._closing:
+            return 0.0
+        return self._jobs[0].arrived + self._max_delay_s - time.perf_counter()
 
     def _take(self) -> list[_Job]:
         """The jobs of the next batch, the oldest first; those whose caller has gone are dropped."""
@@ -175,43 +180,36 @@ class Batcher:
             if not job.answer.done():
                 batch.append(job)
                 rows += len(job.rows)
+        if self._jobs:
+            self._changed.notify()  # what is left is for another instance
         return batch
 
-    async def _compute(self, batch: list[_Job]) -> None:
-        loop = asyncio.get_running_loop()
+    def _compute(self, batch: list[_Job]) -> None:
         start = time.perf_counter()
         try:
-            answers = await loop.run_in_executor(self._threads, self._run_together, [job.rows for job in batch])
+            answers = self._run_together([job.rows for job in batch])
         except Exception as error:
-            await self._blame(batch, error)
+            if len(batch) == 1:
+                self._loop.call_soon_threadsafe(_fail, batch[0], error)
+                return
+            for job in batch:  # one request's rows must not fail another's
+                self._compute([job])
             return
-        seconds = time.perf_counter() - start
-        rows = len(answers)
-        self._cost.observe(rows, seconds)
-        self._record(BatchRecord(rows, seconds, tuple(start - job.arrived for job in batch)))
-        position = 0
-        for job in batch:
-            _answer(job, answers[position : position + len(job.rows)])
-            position += len(job.rows)
-
-    async def _blame(self, batch: list[_Job], error: Exception) -> None:
-        """One request's rows must not fail another's: each of a failed batch is computed alone."""
-        if len(batch) == 1:
-            if not batch[0].answer.done():
-                wrapped = (
-                    error
-                    if isinstance(error, AlexnetDeployError)
-                    else AlexnetDeployError(f"the engine failed: {error}", fix="alexnet-deploy doctor")
-                )
-                batch[0].answer.set_exception(wrapped)
-            return
-        for job in batch:
-            await self._compute([job])
+        self._loop.call_soon_threadsafe(self._deliver, batch, answers, start, time.perf_counter() - start)
 
     def _run_together(self, rows: list[Rows]) -> Answers:
         # A request's tensor may start anywhere in its body; engines want it aligned.
         together = np.require(rows[0], requirements=("C", "A")) if len(rows) == 1 else np.concatenate(rows)
         return self._run(together)
+
+    def _deliver(self, batch: list[_Job], answers: Answers, start: float, seconds: float) -> None:
+        position = 0
+        for job in batch:
+            if not job.answer.done():
+                job.answer.set_result(answers[position : position + len(job.rows)])
+            position += len(job.rows)
+        self._cost.observe(len(answers), seconds)
+        self._record(BatchRecord(len(answers), seconds, tuple(start - job.arrived for job in batch)))
 
     def _batch_limit(self) -> int:
         return min(self._max_batch, self._cost.rows_within(self._max_wait_s / 2))
@@ -222,6 +220,9 @@ class Batcher:
         return rows / batch * self._cost.seconds(batch) / self._instances
 
 
-def _answer(job: _Job, answers: Answers) -> None:
+def _fail(job: _Job, error: Exception) -> None:
     if not job.answer.done():
-        job.answer.set_result(answers)
+        known = isinstance(error, AlexnetDeployError)
+        job.answer.set_exception(
+            error if known else AlexnetDeployError(f"the engine failed: {error}", fix="alexnet-deploy doctor")
+        )

@@ -1,11 +1,15 @@
-"""Who may ask, and how slowly: the token, pages of other sites, and clients that never finish their headers."""
+"""Who may ask, and how slowly: the token, pages of other sites, clients that never finish their headers, and overload.
+
+What is refused because too much waits is refused as soon as its headers are there, without a task, a route or a look at its
+body: an overloaded server must not spend itself on saying so.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +21,7 @@ from alexnet_deploy.serving.settings import Settings
 
 MAX_HEADER_BYTES = 1 << 16
 HEADER_TIMEOUT_S = 10.0
+SMALL_BODY_BYTES = 1 << 18
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -28,9 +33,16 @@ class Guard:
     at 127.0.0.1 carries that name as its Host.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, public: Collection[str]) -> None:
-        """`public`: paths that need no token."""
+    def __init__(
+        self, app: ASGIApp, settings: Settings, public: Collection[str], overload: Callable[[str, str], bytes | None]
+    ) -> None:
+        """
+        Args:
+            public: paths that need no token.
+            overload: the whole answer to a POST to this path with this query that has no chance now, or None.
+        """
         self._app = app
+        self._overload = overload
         self._token = settings.token
         self._any_host = bool(settings.token) or not settings.loopback
         self._own_host = settings.host
@@ -44,6 +56,12 @@ class Guard:
                 await _refuse(send, *refusal)
                 return
         await self._app(scope, receive, send)
+
+    def turn_away(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """The whole answer to a POST that would be refused for overload, or None. Who may not ask is not told how busy it is."""
+        path, _, query = url.decode("latin-1").partition("?")
+        answer = self._overload(path, query)
+        return None if answer is None or self._refusal(path, Headers(raw=headers)) else answer
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -73,15 +91,20 @@ async def _refuse(send: Send, status: int, sentence: str) -> None:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with the two limits that it lacks: on a header's size, and on the time a client takes to send it."""
+    """uvicorn's HTTP/1.1 with what it lacks: limits on a header's size and on the time it takes, and a short way out.
+
+    A request that is turned away has had its answer when its body arrives; that is read, as HTTP wants it, and dropped.
+    """
 
     _header_bytes = 0
     _in_body = False
+    _body_is_small = False
+    _turned_away = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_header()
+        self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
@@ -90,7 +113,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._in_body:
             if self._deadline is None:
-                self._expect_header()
+                self._start_clock()
             self._header_bytes += len(data)
             # A whole small request in one piece is no long header: what counts is that many bytes came without its end.
             if self._header_bytes - len(data) > MAX_HEADER_BYTES:
@@ -99,16 +122,45 @@ class GuardedProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        self._stop_clock()
         self._in_body = True
         self._header_bytes = 0
-        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), None)
+        self._body_is_small = length is not None and int(length) <= SMALL_BODY_BYTES
+        answer = self._answer_to_overload()
+        if answer is None:
+            self._stop_clock()
+            super().on_headers_complete()
+        else:  # the clock goes on: the body must come soon, too
+            self.transport.write(answer)
+            self._turned_away = True
+
+    def on_body(self, body: bytes) -> None:
+        if self._turned_away:
+            return
+        if self._body_is_small and not self.cycle.response_complete:
+            self.cycle.body += body  # handed over when it is whole: pausing and waking for each piece costs more than a picture
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        super().on_message_complete()
+        if not self._turned_away:
+            super().on_message_complete()
+            return
+        self._turned_away = False
+        self._stop_clock()
+        if self.parser.should_keep_alive():
+            self.on_response_complete()
+        else:
+            self.transport.close()
 
-    def _expect_header(self) -> None:
+    def _answer_to_overload(self) -> bytes | None:
+        answering = self.cycle is not None and not self.cycle.response_complete  # pipelined: answers must keep their order
+        if answering or self.expect_100_continue or self.parser.get_method() != b"POST":
+            return None
+        return cast(Guard, self.app).turn_away(self.url, self.headers)
+
+    def _start_clock(self) -> None:
         self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
 
     def _stop_clock(self) -> None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
@@ -41,6 +44,11 @@ from alexnet_deploy.serving.settings import Settings
 logger = logging.getLogger(__name__)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
+_CLASSIFY_PATH = "/classify"
+_TURNED_AWAY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: %d\r\ncontent-length: %d\r\n\r\n%b"
+)
 _LARGE_JSON_BYTES = 1 << 16
 _MAX_TOP = 1000
 _PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript")}
@@ -79,7 +87,7 @@ class HttpApi:
             # The first that fits is taken: what is asked for most comes first.
             *(Route(f"{path}/infer", self._infer, methods=["POST"]) for path in (model, version)),
             *(Route(path, self._page) for path in _PAGE),
-            Route("/classify", self._classify, methods=["POST"]),
+            Route(_CLASSIFY_PATH, self._classify, methods=["POST"]),
             Route("/metrics", self._metrics),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
@@ -98,7 +106,28 @@ class HttpApi:
             Starlette(routes=routes, exception_handlers=handlers),
             settings,
             public={*_PAGE, "/v2/health/live", "/v2/health/ready"},
+            overload=self._overload,
         )
+
+    def _overload(self, path: str, query: str) -> bytes | None:
+        """A whole 503 for a request whose model has too much to do already, made before its body is looked at."""
+        asked = _INFER_PATH.fullmatch(path)
+        if asked:
+            name, version, protocol = unquote(asked["model"]), asked["version"] or "", "http"
+        elif path == _CLASSIFY_PATH:
+            (name, version), protocol = self._chosen(QueryParams(query)), "classify"
+        else:
+            return None
+        try:
+            with self._repository.leased(name, version) as model:
+                error = model.batcher.overload()
+        except UnknownModel:
+            return None
+        if error is None:
+            return None
+        self._repository.metrics.shed(name, model.version, protocol)
+        body = _error(str(error))
+        return _TURNED_AWAY % (_retry_after_s(error), len(body), body)
 
     # --- the protocol
 
@@ -127,7 +156,6 @@ class HttpApi:
     async def _infer(self, request: HttpRequest) -> HttpResponse:
         name, version = _named(request)
         with self._repository.leased(name, version) as model, self._repository.metrics.request(name, model.version, "http"):
-            model.batcher.check()
             async with self._bodies.read(request) as body:
                 header_bytes = _header_length(request, len(body))
                 large = header_bytes > _LARGE_JSON_BYTES
@@ -160,14 +188,12 @@ class HttpApi:
             raise InputError(
                 "the request is a form", expected="the picture itself as the body", fix="curl --data-binary @picture.jpg"
             )
-        query = request.query_params
-        name = query.get("model") or next((model.name for model in self._repository.models()), "")
-        top = _integer(query.get("top", "5"), "top", 1, _MAX_TOP)
+        name, version = self._chosen(request.query_params)
+        top = _integer(request.query_params.get("top", "5"), "top", 1, _MAX_TOP)
         with (
-            self._repository.leased(name, query.get("version", "")) as model,
+            self._repository.leased(name, version) as model,
             self._repository.metrics.request(name, model.version, "classify"),
         ):
-            model.batcher.check()
             async with self._bodies.read(request) as body:
                 if not body:
                     raise InputError("the body is empty", expected="a picture", fix="curl --data-binary @picture.jpg")
@@ -177,6 +203,10 @@ class HttpApi:
         label = model.runtime.manifest.label
         predictions = [{"label": label(int(i)), "probability": float(probabilities[i])} for i in best]
         return _json({"model": name, "version": model.version, "predictions": predictions})
+
+    def _chosen(self, query: QueryParams) -> tuple[str, str]:
+        """The model and version that /classify is asked for; the first model where none is named."""
+        return query.get("model") or next((model.name for model in self._repository.models()), ""), query.get("version", "")
 
     async def _metrics(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(self._repository.metrics.text(), media_type=CONTENT_TYPE)
@@ -227,25 +257,33 @@ def _named(request: HttpRequest) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HttpResponse:
-    return HttpResponse(msgspec.json.encode(value), status, headers, "application/json")
+def _json(value: object) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(value), media_type="application/json")
 
 
 async def _explain(request: HttpRequest, error: AlexnetDeployError) -> HttpResponse:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    headers = {"Retry-After": str(max(1, round(error.retry_after_s)))} if isinstance(error, Overloaded) else None
+    headers = {"Retry-After": str(_retry_after_s(error))} if isinstance(error, Overloaded) else None
     if status == 500:
         logger.error("%s", error)
-    return _json({"error": str(error)}, status, headers)
+    return HttpResponse(_error(str(error)), status, headers, "application/json")
+
+
+def _retry_after_s(error: Overloaded) -> int:
+    return max(1, round(error.retry_after_s))
 
 
 async def _explain_http(request: HttpRequest, error: HTTPException) -> HttpResponse:
-    return _json({"error": error.detail}, error.status_code, dict(error.headers or {}))
+    return HttpResponse(_error(error.detail), error.status_code, dict(error.headers or {}), "application/json")
 
 
 async def _internal(request: HttpRequest, error: Exception) -> HttpResponse:
     """The traceback goes to the server's log, not to the client."""
-    return _json({"error": "internal error"}, 500)
+    return HttpResponse(_error("internal error"), 500, media_type="application/json")
+
+
+def _error(sentence: str) -> bytes:
+    return msgspec.json.encode({"error": sentence})
 
 
 @cache

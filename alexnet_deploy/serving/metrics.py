@@ -125,6 +125,11 @@ class Metrics:
             if outcome == "ok":
                 self._request_s.labels(model, version).observe(seconds)
 
+    def shed(self, model: str, version: str, protocol: str) -> None:
+        """Counts a request that was turned away before it was read."""
+        self.statistics(model, version).fail.add(0.0)
+        self._requests.labels(model, version, protocol, "shed").inc()
+
     def totals(self) -> dict[str, int]:
         """Requests by outcome, over all models."""
         totals: dict[str, int] = {}

@@ -30,6 +30,7 @@ from alexnet_deploy.types import OutputKind, TensorSpec
 Rows = npt.NDArray[Any]
 PROBABILITIES = "probabilities"
 _UNKNOWN_AXIS = -1
+_SMALL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,7 @@ class ServedModel:
         if tensor.rows == 0:
             raw = np.empty((0, self.classes), np.float32)
         else:
-            with self.batcher.admitted(tensor.rows):
-                raw = await self.batcher.submit(await self._rows(tensor))
+            raw = await self.batcher.answer(tensor.rows, partial(self._rows, tensor))
         wanted = request.wanted or tuple(WantedOutput(name) for name in self._outputs())
         return Response(self.name, self.version, tuple(self._give(want, raw) for want in wanted), request.id)
 
@@ -187,7 +187,7 @@ class ServedModel:
         return tensor
 
     async def _rows(self, tensor: Tensor) -> Rows:
-        """The engine's own input. Everything that takes time happens in threads."""
+        """The engine's own input. Everything that takes longer than a turn of a thread happens in one."""
         if tensor.datatype == "BYTES":
             in_thread = partial(asyncio.get_running_loop().run_in_executor, self._preparing)
             # One picture a thread's turn: a request of many does not keep the others waiting.
@@ -196,6 +196,8 @@ class ServedModel:
         if tensor.datatype == "UINT8":
             if tensor.array.shape[1:] == self._input.shape[1:] and self._input.dtype == "uint8":
                 return tensor.array
+            if tensor.array.nbytes <= _SMALL_BYTES:
+                return self._pictures_to_rows(tensor.array)
             return await asyncio.get_running_loop().run_in_executor(self._preparing, self._pictures_to_rows, tensor.array)
         if not np.isfinite(tensor.array).all():
             raise InputError(f"input {tensor.name!r} holds NaN or infinity", expected="finite numbers")
