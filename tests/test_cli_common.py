@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,24 @@ def test_a_person_reads_text_and_a_machine_one_json_object() -> None:
     assert run(done).stdout == "forty-two\n"
     assert json.loads(run(done, "--json").stdout) == {"answer": 42}
     assert run(done).exit_code == 0
+
+
+def test_what_libraries_print_natively_does_not_get_into_the_answer() -> None:
+    program = """
+import ctypes, os, click
+from alexnet_deploy.cli import common
+@click.command(cls=common.Command)
+def chatty():
+    ctypes.CDLL(None).puts(b"from C")
+    os.write(1, b"from a compiler")
+    print("from a library")
+    return common.Result({"answer": 42}, lambda console: console.print("forty-two"))
+chatty()
+"""
+    for words, answer in ((["--json"], '{\n  "answer": 42\n}\n'), ([], "forty-two\n")):
+        ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+        assert ran.stdout == answer
+        assert all(line in ran.stderr for line in ("from C", "from a compiler", "from a library"))
 
 
 def test_a_missed_gate_is_exit_code_1_and_named_in_both_forms() -> None:

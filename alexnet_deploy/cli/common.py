@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+_STDOUT, _STDERR = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         as_json = bool(ctx.params.pop("as_json", False))
         try:
-            with _warnings_as_messages():
+            with _warnings_as_messages(), _stdout_for_the_answer():
                 result: Result = super().invoke(ctx)
             self._print(result, as_json)
         except AlexnetDeployError as error:
@@ -130,6 +132,24 @@ class Command(click.Command):
             _message("missed", sentence)
         for sentence in result.failed:
             _message("error", sentence)
+
+
+@contextlib.contextmanager
+def _stdout_for_the_answer() -> Iterator[None]:
+    """While a command works, what libraries print goes to stderr: TensorRT's compiler warns on stdout, in the midst of --json."""
+    try:
+        kept = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:  # one of them was closed before we came
+        yield
+        return
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # C keeps its lines until it has many
+        sys.stdout.flush()  # and so does Python
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
 
 
 @contextlib.contextmanager
