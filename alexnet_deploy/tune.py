@@ -11,28 +11,25 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-from alexnet_deploy import logs
 from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.benchmark import benchmark
-from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError, ModelError
+from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, TunedRecord, update_manifest, write_artifact
 from alexnet_deploy.parity import compare
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.runtime import Runtime
-from alexnet_deploy.types import GraphForm, Precision, Progress, silent
+from alexnet_deploy.types import Progress, silent
 
 FINALISTS = 4
-log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +92,7 @@ def tune(
     max_drop: float | None = None,
     pictures: PictureSet | None = None,
     reference: Artifact | None = None,
+    calibration: PictureSet | None = None,
     four_bit: bool = True,
     seconds: float = 0.5,
     output: Path | None = None,
@@ -109,6 +107,8 @@ def tune(
         max_drop: of top-1 accuracy against `reference`, in percentage points; on pictures without labels, of agreement.
         pictures: what accuracy is compared on; needed where `max_drop` is given.
         reference: what it is compared with; the first of `artifacts` when None.
+        calibration: pictures that thinner forms of FP32 graphs are fitted to: wide fully connected layers as two thin ones, in
+            INT8 for the CPU. They are tried where there is a `max_drop` to hold them to.
         four_bit: try INT8 graphs of the CPU form rewritten as well: with 4-bit weights in their fully connected layers, in blocks
             of 32 and of 128, and with their first convolution as onnxruntime runs it faster.
         seconds: for each timing.
@@ -125,7 +125,8 @@ def tune(
         raise InputError("a drop is to be limited, and there are no pictures", expected="pictures", fix="--data DIR")
     with tempfile.TemporaryDirectory(prefix=".tune-", dir=artifacts[0].path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # the report says what ran; accuracy is measured, not guessed
-        files = list(_files(artifacts, Path(folder) if four_bit else None, progress))
+        thin_for = calibration if max_drop is not None else None
+        files = list(_files(artifacts, Path(folder), four_bit, thin_for, progress))
         ranked = _screen(files, batch, seconds, progress)
         judged = _judge(ranked, reference or artifacts[0], pictures, max_drop, progress)
         judged = _time_in_turns(judged, batch, seconds)
@@ -163,7 +164,9 @@ class _Tried:
         return not self.trial.verdict
 
 
-def _files(artifacts: Sequence[Artifact], folder: Path | None, progress: Progress) -> Iterator[Artifact]:
+def _files(
+    artifacts: Sequence[Artifact], folder: Path, four_bit: bool, calibration: PictureSet | None, progress: Progress
+) -> Iterator[Artifact]:
     """What can run here, each file once: artifacts, twins in the stead of plans, and other forms written into `folder`."""
     seen: set[str] = set()
     for artifact in artifacts:
@@ -173,34 +176,7 @@ def _files(artifacts: Sequence[Artifact], folder: Path | None, progress: Progres
             continue
         seen.add(runs.manifest.sha256)
         yield runs
-        is_cpu_form = runs.manifest.precision is Precision.INT8 and runs.manifest.form is GraphForm.CPU
-        is_four_bit = any(layer.precision is Precision.INT4 for layer in runs.manifest.layers)
-        if folder is not None and is_cpu_form and not is_four_bit and find_spec("onnx") is not None:
-            yield from _rewritten(runs, folder, progress)
-
-
-def _rewritten(model: Artifact, folder: Path, progress: Progress) -> Iterator[Artifact]:
-    """Other forms of an INT8 graph for the CPU: smaller or faster, and those that do not fit it left out."""
-    from alexnet_deploy.quantization.four_bit import to_four_bit
-    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
-
-    ways: dict[str, Callable[[Artifact, Path], Artifact]] = {
-        "int4": partial(to_four_bit, block=32),
-        "int4x128": partial(to_four_bit, block=128),
-        "int8wide": to_wide_channels,
-    }
-    for done, (name, rewrite) in enumerate(ways.items()):
-        progress("write other forms", done, len(ways), name)
-        try:
-            yield rewrite(model, folder / _named(model.path.name, name))
-        except ModelError as error:
-            log.info("%s", error)
-    progress("write other forms", len(ways), len(ways))
-
-
-def _named(name: str, form: str) -> str:
-    """alexnet.int8.cpu.onnx, "int4" -> alexnet.int4.cpu.onnx"""
-    return name.replace(".int8.", f".{form}.") if ".int8." in name else f"{name.removesuffix('.onnx')}.{form}.onnx"
+        yield from other_forms(runs, folder, four_bit=four_bit, calibration=calibration, progress=progress)
 
 
 def _ways(artifact: Artifact) -> Iterator[_Tried]:

@@ -17,6 +17,7 @@ from alexnet_deploy.cli.units import SECONDS
 @click.option("--max-drop", type=click.FloatRange(min=0), help="Of top-1 accuracy, in percentage points.")
 @click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [those held out in training]")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures to compare.")
+@click.option("--calib", metavar="DIR|demo", help="Pictures to fit thinner layers to.  [what it was trained on]")
 @click.option("--reference", type=click.Path(path_type=Path), help="What accuracy is compared with.  [the first ARTIFACT]")
 @click.option(
     "--four-bit/--no-four-bit",
@@ -34,6 +35,7 @@ def command(
     max_drop: float | None,
     data: str | None,
     limit: int,
+    calib: str | None,
     reference: Path | None,
     four_bit: bool,
     seconds: float,
@@ -43,7 +45,8 @@ def command(
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
     Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights, and rewritten for onnxruntime, as
-    well. The choice is stored in the manifest of the file that won, and Runtime follows it on machines with this CPU.
+    well; FP32 graphs, where --max-drop holds them to their answers, with wide layers as two thin ones in INT8. The choice is
+    stored in the manifest of the file that won, and Runtime follows it on machines with this CPU.
 
     \b
     Example:
@@ -52,8 +55,10 @@ def command(
     from contextlib import nullcontext, suppress
 
     from alexnet_deploy.cli.data import held_out
-    from alexnet_deploy.errors import DataError
+    from alexnet_deploy.engine import training_pictures
+    from alexnet_deploy.errors import CalibrationError, DataError
     from alexnet_deploy.manifest import Artifact
+    from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report import html
     from alexnet_deploy.report import tune as report
     from alexnet_deploy.tune import tune
@@ -62,6 +67,12 @@ def command(
     pictures = None
     with suppress(DataError) if data is None and max_drop is None else nullcontext():  # speed alone can be tuned anywhere
         pictures = held_out(data, opened[0].manifest).sample(limit)
+    calibration = None
+    if calib is not None:
+        calibration = PictureSet.open_training(calib)
+    elif max_drop is not None:
+        with suppress(DataError, CalibrationError):  # without them there are fewer ways to try
+            calibration = training_pictures(opened[0])
     with progress_bars() as progress:
         found = tune(
             opened,
@@ -70,6 +81,7 @@ def command(
             max_drop=max_drop,
             pictures=pictures,
             reference=Artifact.open(reference) if reference else None,
+            calibration=calibration,
             four_bit=four_bit,
             seconds=seconds,
             output=output,

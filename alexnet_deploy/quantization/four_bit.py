@@ -14,11 +14,12 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
+from alexnet_deploy.quantization.connected import before_quantisation, float_bias, put_in_place, weights_of
 from alexnet_deploy.quantization.width_to_channels import width_to_channels
 
 BLOCK = 32
@@ -51,16 +52,22 @@ def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> A
         raise InputError(f"blocks of {block}", expected=f"one of {', '.join(map(str, BLOCKS))}")
     graph = load_graph(model.path)
     width_to_channels(graph)
-    written = [_replace(graph.graph, node, block) for node in list(edit.nodes_of(graph.graph, "Gemm"))]
+    four_bit(graph, block, model.path)
+    return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
+
+
+def four_bit(model: ModelProto, block: int, path: Path) -> None:
+    """Gives the fully connected layers of a graph 4-bit weights, in place. Raises ModelError naming `path`, as `to_four_bit`."""
+    graph = model.graph
+    written = [_replace(graph, node, block) for node in list(edit.nodes_of(graph, "Gemm"))]
     if not written or not all(written):
         count = f"{written.count(False)} of {len(written)} fully connected layers" if any(written) else "no fully connected layer"
         verb = "that cannot be written" if any(written) else "to write"
-        raise ModelError(f"{model.path} has {count} {verb} in 4 bits", expected=f"input channels that divide by {block}")
-    while edit.drop_unused(graph.graph):
+        raise ModelError(f"{path} has {count} {verb} in 4 bits", expected=f"input channels that divide by {block}")
+    while edit.drop_unused(graph):
         pass
-    if not any(domain.domain == DOMAIN for domain in graph.opset_import):
-        graph.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
+    if not any(domain.domain == DOMAIN for domain in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def quantise_blocks(weights: Float32, block: int = BLOCK) -> tuple[npt.NDArray[np.int8], Float32]:
@@ -94,7 +101,7 @@ def _round(blocks: Float32, scale: Float32) -> Float32:
 
 def _replace(graph: GraphProto, node: NodeProto, block: int) -> bool:
     """Gemm -> MatMul with 4-bit weights, and Add. Whether it could be done."""
-    weights = _weights(graph, node)
+    weights = weights_of(graph, node)
     if weights is None or len(weights) % block:
         return False
     # In parts: the whole of AlexNet's first layer and its temporary arrays would take a gigabyte.
@@ -105,17 +112,15 @@ def _replace(graph: GraphProto, node: NodeProto, block: int) -> bool:
     inputs, outputs = weights.shape
     stored = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.weight.int4"), _packed(values, block))
     scale = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.weight.int4.scale"), scales.T.reshape(-1))
-    bias = node.input[2] if len(node.input) > 2 else ""
-    product = edit.fresh_name(graph, f"{name}.product") if bias else node.output[0]
+    has_bias = len(node.input) > 2 and node.input[2] != ""
+    product = edit.fresh_name(graph, f"{name}.product") if has_bias else node.output[0]
     how = {"K": inputs, "N": outputs, "bits": 4, "block_size": block, "accuracy_level": _INT8_ACTIVATIONS}
-    data = _unquantised(graph, node.input[0])
+    # The engine quantises activations itself, block by block.
+    data = before_quantisation(graph, node.input[0])
     made = [helper.make_node("MatMulNBits", [data, stored, scale], [product], name, domain=DOMAIN, **how)]
-    if bias:
-        made.append(helper.make_node("Add", [product, _as_float(graph, bias)], [node.output[0]], f"{name}.bias"))
-    index = next(i for i, other in enumerate(graph.node) if other is node)
-    edit.remove_nodes(graph, [node])
-    for offset, new in enumerate(made):
-        graph.node.insert(index + offset, new)
+    if has_bias:
+        made.append(helper.make_node("Add", [product, float_bias(graph, node)], [node.output[0]], f"{name}.bias"))
+    put_in_place(graph, node, made)
     return True
 
 
@@ -123,42 +128,3 @@ def _packed(values: npt.NDArray[np.int8], block: int) -> npt.NDArray[np.uint8]:
     """int4 (inputs, outputs) as MatMulNBits stores them: (outputs, blocks, block / 2), 8 added, the earlier in the low bits."""
     shifted = (values.T - SMALLEST).astype(np.uint8).reshape(values.shape[1], -1, block)
     return cast("npt.NDArray[np.uint8]", shifted[..., 0::2] | shifted[..., 1::2] << 4)
-
-
-def _weights(graph: GraphProto, node: NodeProto) -> Float32 | None:
-    """float32 (inputs, outputs), dequantised where they are int8; None where they are no constant, or scaled by the node."""
-    if edit.attribute(node, "transA", 0) or edit.attribute(node, "alpha", 1.0) != 1 or edit.attribute(node, "beta", 1.0) != 1:
-        return None
-    stored, made_by = edit.initialisers(graph), edit.producers(graph)
-    source = made_by.get(node.input[1])
-    if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in stored:
-        values = edit.array(stored[source.input[0]]).astype(np.float32)
-        scale = edit.array(stored[source.input[1]])
-        weights = values * (scale.reshape(-1, 1) if edit.attribute(source, "axis", 1) == 0 else scale)
-    elif node.input[1] in stored:
-        weights = edit.array(stored[node.input[1]])
-    else:
-        return None
-    return np.ascontiguousarray(weights.T if edit.attribute(node, "transB", 0) else weights, np.float32)
-
-
-def _as_float(graph: GraphProto, name: str) -> str:
-    """A float initialiser of what DequantizeLinear makes of a stored one; `name` itself where nothing does."""
-    stored, made_by = edit.initialisers(graph), edit.producers(graph)
-    source = made_by.get(name)
-    if source is None or source.op_type != "DequantizeLinear" or any(operand not in stored for operand in source.input):
-        return name
-    values, scale = (edit.array(stored[operand]).astype(np.float32) for operand in source.input[:2])
-    if len(source.input) > 2 and edit.array(stored[source.input[2]]).any():
-        return name
-    return edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.float"), values * scale)
-
-
-def _unquantised(graph: GraphProto, name: str) -> str:
-    """The tensor before its QuantizeLinear and DequantizeLinear: the engine quantises activations block by block itself."""
-    made_by = edit.producers(graph)
-    dequantise = made_by.get(name)
-    if dequantise is None or dequantise.op_type != "DequantizeLinear":
-        return name
-    quantise = made_by.get(dequantise.input[0])
-    return quantise.input[0] if quantise is not None and quantise.op_type == "QuantizeLinear" else name

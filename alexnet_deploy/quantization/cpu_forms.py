@@ -1,0 +1,96 @@
+"""Other forms of a graph that may be faster on a CPU: 4-bit weights, thin layers, a first convolution by fours.
+
+Which of them is, and which keeps its answers, only a measurement on the machine tells: `tune` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from alexnet_deploy import logs
+from alexnet_deploy.errors import ModelError
+from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.types import GraphForm, Precision, Progress, silent
+
+# Shares of the variance that thin layers may lose. On photographs (a network of 79.8 % top-1) these kept 99.0 and 99.2 % of the
+# answers in INT8: docs/decisions/0520-*.md.
+MOST_LOST = {"thin": 0.005, "thinner": 0.01}
+FITTED_TO = 1024  # pictures, to find directions
+CALIBRATED_ON = 256
+log = logs.logger(__name__)
+
+
+def other_forms(
+    model: Artifact,
+    folder: Path,
+    *,
+    four_bit: bool = True,
+    calibration: PictureSet | None = None,
+    progress: Progress = silent,
+) -> Iterator[Artifact]:
+    """Writes the forms that fit a graph into `folder`; none for what is no graph, or has been rewritten already.
+
+    Args:
+        model: what they are made from: an INT8 graph of the CPU form, or an FP32 graph.
+        four_bit: rewrite INT8 graphs.
+        calibration: rewrite FP32 graphs with thin layers, fitted to these pictures.
+    """
+    manifest = model.manifest
+    if manifest.kind != "onnx" or find_spec("onnx") is None:
+        return
+    is_four_bit = any(layer.precision is Precision.INT4 for layer in manifest.layers)
+    ways: dict[str, Callable[[Path], Artifact]] = {}
+    if four_bit and manifest.precision is Precision.INT8 and manifest.form is GraphForm.CPU and not is_four_bit:
+        ways = _of_int8(model)
+    elif calibration is not None and manifest.precision is Precision.FP32:
+        ways = _thin(model, calibration, progress)
+    for done, (name, write) in enumerate(ways.items()):
+        progress("write other forms", done, len(ways), name)
+        try:
+            yield write(folder / _named(model.path.name, name))
+        except ModelError as error:  # it does not fit this graph
+            log.info("%s", error)
+    if ways:
+        progress("write other forms", len(ways), len(ways))
+
+
+def _of_int8(model: Artifact) -> dict[str, Callable[[Path], Artifact]]:
+    from alexnet_deploy.quantization.four_bit import to_four_bit
+    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
+
+    return {
+        "int4": partial(to_four_bit, model, block=32),
+        "int4x128": partial(to_four_bit, model, block=128),
+        "int8wide": partial(to_wide_channels, model),
+    }
+
+
+def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str, Callable[[Path], Artifact]]:
+    from alexnet_deploy.quantization.calibration import calibrate
+    from alexnet_deploy.quantization.low_rank import observe, to_low_rank
+    from alexnet_deploy.quantization.quantize import quantize
+    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
+
+    directions = observe(model, pictures.sample(FITTED_TO), progress)
+
+    def write(path: Path, most_lost: float) -> Artifact:
+        whole = to_low_rank(model, path.with_name(f"float-{path.name}"), directions, most_lost=most_lost)
+        ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
+        int8 = quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=ranges)
+        try:
+            return to_wide_channels(int8, path)
+        except ModelError:
+            return int8
+
+    if not directions:
+        return {}
+    return {f"{name}.int8.cpu": partial(write, most_lost=most_lost) for name, most_lost in MOST_LOST.items()}
+
+
+def _named(name: str, form: str) -> str:
+    """alexnet.int8.cpu.onnx, "int4" -> alexnet.int4.cpu.onnx; alexnet.onnx, "thin.int8.cpu" -> alexnet.thin.int8.cpu.onnx"""
+    return name.replace(".int8.", f".{form}.") if ".int8." in name else f"{name.removesuffix('.onnx')}.{form}.onnx"
