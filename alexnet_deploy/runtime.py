@@ -9,6 +9,7 @@ with Runtime("models/alexnet.int8.plan") as runtime:
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -369,7 +370,7 @@ class Runtime:
     def _checked(self, answer: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
         if answer.shape != (count, self._classes):
             raise BackendError(f"{self.backend} gave {answer.shape}", expected=f"{(count, self._classes)}")
-        if not np.isfinite(answer).all():
+        if not _all_finite(answer):
             raise OutputNotFinite(
                 f"{self.running.path.name} gave NaN or infinity for finite input",
                 expected="a number for each class",
@@ -468,11 +469,19 @@ def _parts(count: int, largest: int) -> list[slice]:
 
 def _finite(rows: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
     """`rows` as they are. Raises InputError where one holds NaN or infinity."""
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite.all(axis=tuple(range(1, rows.ndim))))[0])
+    if not _all_finite(rows):
+        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))[0])
         raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
     return rows
+
+
+def _all_finite(numbers: npt.NDArray[np.float32]) -> bool:
+    """Whether there is no NaN and no infinity.
+
+    A sum that is finite has neither in it; one that is not may have overflowed, and all are looked at. The sum reads memory once
+    and writes none; einsum takes a third of the time of np.sum, and uses no threads.
+    """
+    return math.isfinite(np.einsum("i->", numbers.reshape(-1))) or bool(np.isfinite(numbers).all())
 
 
 _alive: weakref.WeakSet[Runtime] = weakref.WeakSet()

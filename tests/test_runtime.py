@@ -33,7 +33,7 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.manifest import Artifact, FileReference, Preprocess, manifest_path
-from alexnet_deploy.runtime import Runtime, softmax
+from alexnet_deploy.runtime import Runtime, _all_finite, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
 
@@ -218,6 +218,15 @@ class TestFiles:
         manifest_path(path).write_bytes(manifest_path(tiny.path).read_bytes())
         with pytest.raises(ManifestError, match="describes 'model"):
             Runtime(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=9), elements=st.floats(width=32)), st.booleans())
+def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers: npt.NDArray[np.float32], strided: bool) -> None:
+    numbers = numbers[..., ::2] if strided else numbers
+    assert _all_finite(numbers) == np.isfinite(numbers).all()
+    huge = np.full_like(numbers, np.finfo(np.float32).max)
+    assert _all_finite(huge)
 
 
 class TestAnswers:

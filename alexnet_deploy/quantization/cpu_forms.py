@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_deploy import logs
-from alexnet_deploy.errors import ModelError
+from alexnet_deploy.errors import CalibrationError, ModelError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
@@ -52,7 +52,7 @@ def other_forms(
         progress("write other forms", done, len(ways), name)
         try:
             yield write(folder / _named(model.path.name, name))
-        except ModelError as error:  # it does not fit this graph
+        except (ModelError, CalibrationError) as error:  # it does not fit this graph, or there are too few pictures
             log.info("%s", error)
     if ways:
         progress("write other forms", len(ways), len(ways))
