@@ -78,6 +78,7 @@ def build_engine(
     method: str = "auto",
     count: int = 512,
     seed: int = 0,
+    shift: bool = True,
     calibration: Calibration | None = None,
     skip: Sequence[str] = (),
     flavour: Flavour | None = None,
@@ -91,7 +92,7 @@ def build_engine(
         onnx: the graph.
         output: where the plan goes; graphs made on the way go beside it.
         pictures: to calibrate INT8 and FP8 on; by default the set that the manifest says it was trained on.
-        method, count, seed: of the calibration; see `calibration.calibrate`.
+        method, count, seed, shift: of the calibration; see `calibration.calibrate`.
         calibration: of this graph, made before; None for one now.
         skip: layers to leave in half precision: names, "first", "last", and "auto" for those that cost the most agreement.
         flavour, batch, capabilities: see `build.build`.
@@ -122,7 +123,9 @@ def build_engine(
             chosen = pictures or training_pictures(onnx)
             if calibration is None:
                 with watch.time("calibrate"):
-                    calibration = calibrate_once(onnx, chosen, method=method, count=count, seed=seed, progress=progress)
+                    calibration = calibrate_once(
+                        onnx, chosen, method=method, count=count, seed=seed, shift=shift, progress=progress
+                    )
             if AUTO in skip:
                 with watch.time("choose layers"):
                     some = chosen.sample(SENSITIVITY_PICTURES, seed)

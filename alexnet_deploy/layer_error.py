@@ -19,6 +19,7 @@ from alexnet_deploy.parity import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import feeds
 from alexnet_deploy.quantization.layers import find_layers
+from alexnet_deploy.quantization.qdq import shifted_outputs
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision, Progress, silent
 
@@ -64,19 +65,21 @@ def layer_errors(
         )
     ours, theirs = load_graph(reference.path), load_graph(candidate.path)
     made = edit.producers(theirs.graph)
-    layers = [layer for layer in find_layers(ours) if layer.output in made]
+    shifted = shifted_outputs(theirs)
+    layers = [layer for layer in find_layers(ours) if layer.output in made or layer.output in shifted]
     if not layers:
         raise InputError(
             f"{reference.path.name} and {candidate.path.name} have no layer of the same name", expected="one made from the other"
         )
     names = [layer.output for layer in layers]
-    runners = [GraphRunner(graph, names) for graph in (ours, theirs)]
+    called, away = zip(*(shifted.get(name, (name, 0.0)) for name in names), strict=True)
+    runners = [GraphRunner(ours, names), GraphRunner(theirs, called)]
     sums = {name: _Sums() for name in names}
     done = 0
     for feed, rows in feeds(pictures, reference.manifest, batch_size):
         left, right = (runner.run(feed) for runner in runners)
-        for name, one, other in zip(names, left, right, strict=True):
-            sums[name].add(one[:rows].astype(np.float64), other[:rows].astype(np.float64))
+        for name, one, other, less in zip(names, left, right, away, strict=True):
+            sums[name].add(one[:rows].astype(np.float64), other[:rows].astype(np.float64) + less)
         done += rows
         progress(f"layers of {candidate.path.name}", done, len(pictures))
     precisions = {entry.layer: entry.precision for entry in layer_precisions(theirs)}

@@ -140,6 +140,8 @@ class CalibrationRecord:
         seed: of the sampling of the pictures.
         preprocess_sha256: Preprocess.digest() of the recipe used.
         ranges: for each quantised activation, (low, high).
+        balanced: those whose channels are multiplied to one width before they are rounded; their range is that of the widest.
+        shifted: those that TensorRT's form shifts to the middle of int8, because they are hardly ever negative.
         pictures: which ones: the first PICTURE_DIGITS hex digits of the SHA-256 of each, sorted, run together.
     """
 
@@ -149,6 +151,8 @@ class CalibrationRecord:
     seed: int
     preprocess_sha256: str
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    balanced: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
     pictures: str = ""
 
     def shared(self, sha256: Sequence[str]) -> int:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 @click.option("--calib-method", default="auto", show_default=True, help="auto, minmax, percentile, entropy or mse.")
 @click.option("--calib-count", default=512, show_default=True, type=click.IntRange(min=1), help="Pictures to calibrate on.")
 @click.option("--seed", default=0, show_default=True, help="For drawing them.")
+@click.option(
+    "--shift/--no-shift",
+    default=True,
+    show_default=True,
+    help="Let INT8 tensors that are hardly ever negative lie in the middle of int8, where that is measured to help.",
+)
 @click.option("--skip", multiple=True, metavar="LAYER", help="A layer to leave in half precision: its name, first, last or auto.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Leave as many layers as that much top-1 accuracy takes.")
 @click.option("--data", metavar="DIR|demo:test", help="Labelled pictures to measure --max-drop on.")
@@ -48,6 +54,7 @@ def command(
     calib_method: str,
     calib_count: int,
     seed: int,
+    shift: bool,
     skip: tuple[str, ...],
     max_drop: float | None,
     data: str | None,
@@ -94,7 +101,13 @@ def command(
 
             measured_on = held_out(data, onnx.manifest)
             calibration = calibrate_once(
-                onnx, pictures or training_pictures(onnx), method=calib_method, count=calib_count, seed=seed, progress=progress
+                onnx,
+                pictures or training_pictures(onnx),
+                method=calib_method,
+                count=calib_count,
+                seed=seed,
+                shift=shift,
+                progress=progress,
             )
             held = hold_budget(onnx, calibration, measured_on, max_drop=max_drop, skip=skip, precision=wanted, progress=progress)
             skip = held.skipped
@@ -106,6 +119,7 @@ def command(
             method=calib_method,
             count=calib_count,
             seed=seed,
+            shift=shift,
             calibration=calibration,
             skip=skip,
             flavour=Flavour(target) if target else None,

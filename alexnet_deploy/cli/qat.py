@@ -54,7 +54,7 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
         )
     with TemporaryDirectory() as folder:
         graph = export(model, source, Path(folder) / "model.onnx", pictures=pictures.sample(32), progress=progress).artifact
-        calibration = calibrate_once(graph, pictures, progress=progress)
+        calibration = calibrate_once(graph, pictures, shift=False, progress=progress)  # training knows no shift
         layers = {layer.name: calibration.ranges[layer.data] for layer in find_layers(load_graph(graph.path))}
     method = calibration.record.method.removesuffix(_TRAINED) + _TRAINED
     return Ranges(replace(calibration.record, method=method), layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +26,8 @@ from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.trained import trained_calibration
 from alexnet_deploy.types import Progress, silent
 
+_FACTOR = "factor of "
+
 log = logger(__name__)
 
 
@@ -35,6 +38,7 @@ def calibrate_once(
     method: str = "auto",
     count: int = 512,
     seed: int = 0,
+    shift: bool = True,
     progress: Progress = silent,
 ) -> Calibration:
     """`calibrate`, or the kept result of an earlier one on the same graph, pictures and preprocessing.
@@ -42,17 +46,25 @@ def calibrate_once(
     A graph that was trained to be quantised has its ranges in its manifest; these are taken.
     """
     chosen = pictures.sample(count, seed)
-    if trained := trained_calibration(model, chosen):
+    if trained := trained_calibration(model):
         log.info("the ranges are those that %s was trained with", model.path.name)
         return trained
     check_pictures(chosen)
-    facts = (model.manifest.sha256, chosen.digest(), model.manifest.preprocess.digest(), method, str(seed), __version__)
+    facts = (
+        model.manifest.sha256,
+        chosen.digest(),
+        model.manifest.preprocess.digest(),
+        method,
+        str(seed),
+        str(shift),
+        __version__,
+    )
     entry = cache_folder() / "calibration" / f"{hashlib.sha256(':'.join(facts).encode()).hexdigest()}.npz"
     kept = _load(entry, model, chosen)
     if kept is not None:
         log.info("calibration taken from %s", entry)
         return kept
-    calibration = calibrate(model, chosen, method=method, count=count, seed=seed, progress=progress)
+    calibration = calibrate(model, chosen, method=method, count=count, seed=seed, shift=shift, progress=progress)
     _store(entry, calibration)
     return calibration
 
@@ -61,12 +73,14 @@ def _store(entry: Path, calibration: Calibration) -> None:
     names = list(calibration.histograms)
     histograms = list(calibration.histograms.values())
     text = msgspec.json.encode({"record": calibration.record, "errors": calibration.errors, "tensors": names})
+    factors: dict[str, Any] = {f"{_FACTOR}{name}": values for name, values in calibration.factors.items()}
     with replacing(entry) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             text=np.frombuffer(text, np.uint8),
             counts=np.stack([h.counts for h in histograms]),
             ends=np.array([(h.low, h.high) for h in histograms]),
+            **factors,
         )
 
 
@@ -84,6 +98,7 @@ def _load(entry: Path, model: Artifact, pictures: PictureSet) -> Calibration | N
         with np.load(entry, allow_pickle=False) as stored:
             text = msgspec.json.decode(stored["text"].tobytes(), type=_Text)
             counts, ends = stored["counts"], stored["ends"]
+            factors = {name: stored[f"{_FACTOR}{name}"] for name in text.record.balanced}
         if text.record.data.sha256 != pictures.digest():
             return None
         if text.record.preprocess_sha256 != model.manifest.preprocess.digest():
@@ -92,7 +107,8 @@ def _load(entry: Path, model: Artifact, pictures: PictureSet) -> Calibration | N
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         log.info("%s is damaged (%s) and is made again", entry, error)
         return None
-    return Calibration(text.record, histograms, model.manifest.sha256, WeightRounder(model, pictures), text.errors)
+    weights = WeightRounder(model, pictures, factors)
+    return Calibration(text.record, histograms, model.manifest.sha256, weights, text.errors, factors)
 
 
 def _histogram(

@@ -34,6 +34,7 @@ class Layer:
         bias: the initialiser with the bias, or None.
         output: the tensor that comes out.
         channel_axis: the axis of `weight` that counts output channels.
+        groups: of a Conv: how many parts its channels fall into, none of which sees another.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Layer:
     bias: str | None
     output: str
     channel_axis: int
+    groups: int = 1
 
 
 class Wiring:
@@ -72,6 +74,19 @@ class Wiring:
         if len(users) == 1 and users[0].op_type in ABSORBED and tensor not in self._outputs:
             return str(users[0].output[0])
         return tensor
+
+    def maker(self, tensor: str) -> NodeProto | None:
+        """The node that computes `tensor`; None for the graph's input and for weights."""
+        return self._makers.get(tensor)
+
+    def is_alone(self, first: str, last: str) -> bool:
+        """Whether each tensor from `first` on is read by nobody but the next node on the way to `last`."""
+        while first != last:
+            users = self.users(first)
+            if len(users) != 1 or first in self._outputs:
+                return False
+            first = users[0].output[0]
+        return last not in self._outputs
 
     def is_output(self, tensor: str) -> bool:
         return tensor in self._outputs
@@ -122,4 +137,5 @@ def _as_layer(node: NodeProto, constant: dict[str, TensorProto]) -> Layer | None
         return None
     bias = node.input[2] if len(node.input) > 2 and node.input[2] in constant else None
     axis = 0 if node.op_type == "Conv" or edit.attribute(node, "transB", 0) else 1
-    return Layer(node.name, node.op_type, data, weight.name, bias, node.output[0], axis)
+    groups = edit.attribute(node, "group", 1) if node.op_type == "Conv" else 1
+    return Layer(node.name, node.op_type, data, weight.name, bias, node.output[0], axis, groups)

@@ -97,14 +97,16 @@ def _quantise(
         graph, chosen, precision, limit=REDUCED_LIMIT if reduced else INT8_LIMIT, progress=progress
     )
     if form is GraphForm.CPU:
-        quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights)
+        quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights, calibration.factors)
         _check_kernels(quantised, chosen)
     else:
-        quantised = tensorrt_form(graph, chosen, calibration.ranges, weights, precision)
+        quantised = tensorrt_form(
+            graph, chosen, calibration.ranges, weights, precision, calibration.factors, calibration.record.shifted
+        )
         quantised = to_half(quantised, "float16") if _fits_half(calibration) else quantised
     _check_written(quantised, chosen, precision)
     manifest = replace(
-        _manifest(model, precision), form=form, reduce_range=reduced, calibration=_record(calibration, chosen, form)
+        _manifest(model, precision), form=form, reduce_range=reduced, calibration=_record(calibration, chosen, form, precision)
     )
     return save_graph(quantised, output, manifest)
 
@@ -134,13 +136,21 @@ def _manifest(model: Artifact, precision: Precision) -> Manifest:
     return replace(model.manifest, precision=precision, parents=model.lineage(), calibration=None, form=None, training=None)
 
 
-def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm) -> CalibrationRecord:
-    """The calibration's record with the ranges that this graph uses."""
-    ranges = calibration.ranges_for(form)
+def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm, precision: Precision) -> CalibrationRecord:
+    """The calibration's record with what this graph uses of it."""
+    ranges, record = calibration.ranges_for(form), calibration.record
+    used = {layer.data for layer in layers}
+    shifted = record.shifted if form is GraphForm.TENSORRT and precision is Precision.INT8 else ()
     if form is GraphForm.TENSORRT:
-        used = {layer.data for layer in layers}
         ranges = {name: limits for name, limits in ranges.items() if name in used}
-    return replace(calibration.record, ranges=ranges)
+    else:
+        used |= {layer.output for layer in layers}
+    return replace(
+        record,
+        ranges=ranges,
+        balanced=tuple(name for name in record.balanced if name in used),
+        shifted=tuple(name for name in shifted if name in used),
+    )
 
 
 def _fits_half(calibration: Calibration) -> bool:

@@ -69,7 +69,7 @@ class Trials:
     ) -> None:
         self._manifest = model.manifest
         self._graph = load_graph(model.path)
-        self._ranges = calibration.ranges_for(form)
+        self._ranges, self._factors, self._shifted = calibration.ranges_for(form), calibration.factors, calibration.record.shifted
         self._pictures = pictures
         self._precision, self._form = precision, form
         self.layers: tuple[Layer, ...] = find_layers(self._graph)
@@ -83,9 +83,9 @@ class Trials:
         if not chosen:
             return self.reference
         if self._form is GraphForm.CPU:
-            graph = cpu_form(self._graph, chosen, self._ranges, self._weights)
+            graph = cpu_form(self._graph, chosen, self._ranges, self._weights, self._factors)
         else:
-            graph = tensorrt_form(self._graph, chosen, self._ranges, self._weights, self._precision)
+            graph = tensorrt_form(self._graph, chosen, self._ranges, self._weights, self._precision, self._factors, self._shifted)
         return logits(graph, self._manifest, self._pictures)
 
 

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from onnx import ModelProto
 
 from alexnet_deploy.manifest import Artifact
-from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, WeightRounder
+from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.layers import Layer
 from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weights
 from alexnet_deploy.types import Precision, Progress, silent
 
 
-def trained_calibration(model: Artifact, pictures: PictureSet) -> Calibration | None:
+def trained_calibration(model: Artifact) -> Calibration | None:
     """What a float32 graph was trained to be quantised by, or None for one that was not."""
     record = model.manifest.calibration
     if record is None:
         return None
-    return Calibration(record, {}, model.manifest.sha256, Nearest(model, pictures), {})
+    return Calibration(record, {}, model.manifest.sha256, Nearest(), {})
 
 
-class Nearest(WeightRounder):
+class Nearest:
     """Each weight to the nearest step, as it was in training; any cleverer choice would be another network."""
 
     def quantised(
