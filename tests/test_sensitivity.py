@@ -8,8 +8,11 @@ import pytest
 from alexnet_deploy.budget import hold_budget
 from alexnet_deploy.errors import DataError, DataWarning, GateMissed
 from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, calibrate
+from alexnet_deploy.quantization.histogram import Histogram
+from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.sensitivity import Trials, choose_skip, measure, sqnr_db, top1_change, worst_first
 from tests.small_nets import alexnet_like, artifact_of
 
@@ -33,6 +36,15 @@ def spoilt(calibration: Calibration, model: Artifact) -> Calibration:
     low, high = calibration.ranges[tensor]
     ranges = {**calibration.ranges, tensor: (low * 30, high * 30)}
     return replace(calibration, record=replace(calibration.record, ranges=ranges))
+
+
+@pytest.fixture(scope="module")
+def spoilt_thrice(calibration: Calibration, model: Artifact) -> Calibration:
+    """Three of five layers keep about two bits each: no one of them holds a budget by itself, nor two."""
+    spoilt = [layer.data for layer in find_layers(load_graph(model.path)) if layer.name in ("conv2", "conv3", "fc1")]
+    ranges = {name: (30 * low, 30 * high) if name in spoilt else (low, high) for name, (low, high) in calibration.ranges.items()}
+    histograms: dict[str, Histogram] = {}  # both forms take the ranges of the record then
+    return replace(calibration, record=replace(calibration.record, ranges=ranges), histograms=histograms)
 
 
 def evaluation() -> PictureSet:
@@ -66,6 +78,16 @@ def test_the_budget_gives_back_the_layer_that_costs_most(model: Artifact, spoilt
     assert report.skipped == (WORST,)
     assert report.steps[0].worst_drop > 8.0 >= report.steps[-1].worst_drop
     assert {row.layer for row in report.layers} == {"conv1", "conv2", "conv3", "fc1", "fc2"}
+
+
+def test_the_budget_goes_on_until_it_holds_and_stops_there(model: Artifact, spoilt_thrice: Calibration) -> None:
+    pictures = labelled_by(model, spoilt_thrice, evaluation())
+    report = hold_budget(model, spoilt_thrice, pictures, max_drop=6.0)
+    assert set(report.skipped) == {"conv2", "conv3", "fc1"}
+    assert set(report.steps[-1].top1_change) == {"tensorrt", "cpu"}
+    assert report.steps[-1].worst_drop <= 6.0
+    assert all(step.worst_drop > 6.0 for step in report.steps if len(step.skipped) < 3)
+    assert len(report.steps) <= 2 * np.log2(5) + 2
 
 
 def test_a_budget_that_holds_at_once_skips_nothing(model: Artifact, calibration: Calibration) -> None:
