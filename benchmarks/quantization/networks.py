@@ -5,6 +5,8 @@
 mobilenet    inverted residuals: depthwise convolutions, BatchNormalization, ReLU6, additions (MobileNetV2, arXiv:1801.04381)
 squeezenet   fire modules: Concat, no normalisation, no fully connected layer (arXiv:1602.07360)
 resnet       basic blocks: BatchNormalization, additions before the Relu (arXiv:1512.03385)
+mobilenetv3  hard-swish, squeeze and excitation, depthwise convolutions of 3x3 and 5x5 (MobileNetV3, arXiv:1905.02244)
+efficientnet the same blocks with SiLU (EfficientNet, arXiv:1905.11946)
 """
 
 from __future__ import annotations
@@ -40,6 +42,40 @@ class InvertedResidual(nn.Module):
         self.body = nn.Sequential(
             _conv(given, wide, 1, act=nn.ReLU6()),
             _conv(wide, wide, 3, stride=stride, groups=wide, act=nn.ReLU6()),
+            _conv(wide, made, 1),
+        )
+        self.shortcut = stride == 1 and given == made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x)
+        return x + y if self.shortcut else y
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by what two small layers make of the means of all."""
+
+    def __init__(self, channels: int, gate: type[nn.Module]) -> None:
+        super().__init__()
+        narrow = channels // 4
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, channels, 1), gate()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x * self.gate(x)
+        return y
+
+
+class ExcitedResidual(nn.Module):
+    """An inverted residual with squeeze and excitation behind its depthwise convolution."""
+
+    def __init__(self, given: int, made: int, stride: int, kernel: int, act: type[nn.Module], gate: type[nn.Module]) -> None:
+        super().__init__()
+        wide = 4 * given
+        self.body = nn.Sequential(
+            _conv(given, wide, 1, act=act()),
+            _conv(wide, wide, kernel, stride=stride, groups=wide, act=act()),
+            SqueezeExcitation(wide, gate),
             _conv(wide, made, 1),
         )
         self.shortcut = stride == 1 and given == made
@@ -98,7 +134,26 @@ def resnet(classes: int) -> nn.Module:
     return nn.Sequential(_conv(3, 24, 3, act=nn.ReLU()), nn.MaxPool2d(2), *blocks, *_head(96, classes))
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {"mobilenet": mobilenet, "squeezenet": squeezenet, "resnet": resnet}
+def _excited(classes: int, act: type[nn.Module], gate: type[nn.Module]) -> nn.Module:
+    plan = [(16, 24, 1, 3), (24, 24, 1, 3), (24, 40, 2, 5), (40, 40, 1, 5), (40, 64, 2, 3), (64, 64, 1, 5)]
+    blocks = [ExcitedResidual(given, made, stride, kernel, act, gate) for given, made, stride, kernel in plan]
+    first, last = _conv(3, 16, 3, stride=2, act=act()), _conv(64, 192, 1, act=act())
+    return nn.Sequential(first, *blocks, last, *_head(192, classes))
+
+
+def mobilenetv3(classes: int) -> nn.Module:
+    """(N, 3, 32, 32) float32 -> (N, classes) logits."""
+    return _excited(classes, nn.Hardswish, nn.Hardsigmoid)
+
+
+def efficientnet(classes: int) -> nn.Module:
+    """(N, 3, 32, 32) float32 -> (N, classes) logits."""
+    return _excited(classes, nn.SiLU, nn.Sigmoid)
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    made.__name__: made for made in (mobilenet, squeezenet, resnet, mobilenetv3, efficientnet)
+}
 
 
 def train(name: str, pictures: PictureSet, epochs: int, seed: int = 0) -> nn.Module:
