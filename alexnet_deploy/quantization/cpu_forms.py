@@ -78,11 +78,11 @@ def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str
     directions = observe(model, pictures.sample(FITTED_TO), progress)
 
     def write(path: Path, most_lost: float) -> Artifact:
-        whole = to_low_rank(model, path.with_name(f"float-{path.name}"), directions, most_lost=most_lost)
+        whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), directions, most_lost=most_lost)
         ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
         int8 = quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=ranges)
         try:
-            return to_wide_channels(int8, path)
+            return to_wide_channels(int8, path.with_name(_named(path.name, "int8wide")))
         except ModelError:
             return int8
 
