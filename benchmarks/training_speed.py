@@ -9,8 +9,8 @@ reading     `train` on JPEG files that it decodes again in every step, as it doe
 bf16        as synthetic, in bfloat16
 compiled    as synthetic, by torch.compile
 
-Beside the speed stands the share of all cores that a step kept busy: where reading is slower than synthetic with every core
-busy, nothing waits; there is more to do.
+Beside the speed stand its ratio to synthetic, and how much of the cores a step kept busy (of what the hypervisor gave to this
+machine). Where reading is slower than synthetic with every core busy, nothing waits; there is more to do.
 """
 
 from __future__ import annotations
@@ -51,26 +51,40 @@ CASES = {
     ),
     "full: alexnet, width 1, 224 px, batch 32": replace(demo_settings(), width=1.0, input_size=224, batch_size=32, dropout=0.5),
 }
+TURN_SECONDS = 2.0
+FEWEST_STEPS = 3
 Step = Callable[[], object]
 
 
 @dataclass
 class Timed:
-    """A step, and how long each of its runs took: by the clock, and on all cores together."""
+    """A step, and how long each of its runs took: by the clock, on all cores together, and what was stolen meanwhile.
+
+    A turn is of many steps: the pictures of the next three or so are made in advance, which a short one would not pay for.
+    """
 
     step: Step
-    seconds: list[float] = field(default_factory=list)
-    busy_seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # a step, by the mean of each turn
+    total_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    stolen_seconds: float = 0.0
 
     def run(self) -> None:
-        begun, busy = time.perf_counter(), time.process_time()
-        self.step()
-        self.seconds.append(time.perf_counter() - begun)
-        self.busy_seconds.append(time.process_time() - busy)
+        begun, busy, stolen = time.perf_counter(), time.process_time(), stolen_seconds()
+        steps = 0
+        while steps < FEWEST_STEPS or time.perf_counter() - begun < TURN_SECONDS:
+            self.step()
+            steps += 1
+        took = time.perf_counter() - begun
+        self.seconds.append(took / steps)
+        self.total_seconds += took
+        self.busy_seconds += time.process_time() - busy
+        self.stolen_seconds += stolen_seconds() - stolen
 
     def busy(self) -> float:
-        """Share of all cores."""
-        return sum(self.busy_seconds) / sum(self.seconds) / usable_cores()
+        """Share of the cores that this machine was given."""
+        given = self.total_seconds * usable_cores() - self.stolen_seconds
+        return float(self.busy_seconds / given)
 
 
 def plain(settings: TrainSettings) -> Step:
@@ -140,9 +154,15 @@ def in_turns(steps: dict[str, Timed], seconds: float) -> None:
         timed.step()
     random = np.random.default_rng(0)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(steps.values())).seconds) < 8:
+    while time.perf_counter() < end or len(next(iter(steps.values())).seconds) < 5:
         for name in random.permutation(list(steps)):
             steps[name].run()
+
+
+def stolen_seconds() -> float:
+    """Of all cores, what the hypervisor gave to others; 0 where the system does not tell."""
+    stat = Path("/proc/stat")
+    return int(stat.read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK") if stat.exists() else 0.0
 
 
 def main() -> None:
@@ -164,15 +184,22 @@ def main() -> None:
             results[name] = {}
             for variant, timed in steps.items():
                 speed_up, interval = ratio_of_medians(steps["plain"].seconds, timed.seconds)
+                of_synthetic, its_interval = ratio_of_medians(steps["synthetic"].seconds, timed.seconds)
                 rate = settings.batch_size / float(np.median(timed.seconds))
                 results[name][variant] = {
                     "pictures_per_second": rate,
                     "times_plain": speed_up,
                     "interval": to_builtins(interval),
+                    "times_synthetic": of_synthetic,
+                    "interval_synthetic": to_builtins(its_interval),
                     "cores_busy": timed.busy(),
-                    "steps": timed.seconds,
+                    "turns": len(timed.seconds),
                 }
-                print(f"{name}: {variant} {rate:.0f} pictures/s, {speed_up:.2f} times plain, {timed.busy():.0%} busy", flush=True)
+                print(
+                    f"{name}: {variant} {rate:.0f} pictures/s, {speed_up:.2f} times plain, {of_synthetic:.2f} times synthetic, "
+                    f"cores {timed.busy():.0%} busy",
+                    flush=True,
+                )
     RESULTS.mkdir(exist_ok=True)
     record = {
         "machine": to_builtins(Machine.here()),

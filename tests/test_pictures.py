@@ -68,6 +68,24 @@ def test_the_digest_is_of_content_not_of_names_or_order(photos: Path) -> None:
     assert PictureSet.open(photos).digest() != digest
 
 
+def test_of_a_large_set_all_sizes_and_some_content_are_hashed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_deploy.pictures._MOST_HASHED_BYTES", 100)
+    monkeypatch.setattr("alexnet_deploy.pictures._SPREAD", 2)
+    pictures = PictureSet.open(photos)
+    digest = pictures.digest()
+    read: list[Path] = []
+    monkeypatch.setattr("alexnet_deploy.pictures.file_sha256", lambda path: read.append(path) or "0" * 64)
+    pictures.digest()
+    assert [path.name for path in read] == ["0.png", "2.png"]
+    monkeypatch.undo()
+    monkeypatch.setattr("alexnet_deploy.pictures._MOST_HASHED_BYTES", 100)
+    monkeypatch.setattr("alexnet_deploy.pictures._SPREAD", 2)
+    assert pictures.digest() == digest
+    with (photos / "cat" / "1.png").open("ab") as file:
+        file.write(b"more")
+    assert pictures.digest() != digest
+
+
 @pytest.mark.parametrize(("split", "count"), [("train", 5000), ("test", 1000)])
 def test_the_demo_set_is_balanced(split: str, count: int) -> None:
     pictures = PictureSet.open(f"demo:{split}")

@@ -19,9 +19,9 @@ from PIL import Image
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import Preprocess
 from training import streams
-from training.augment import Augmentation
 from training.data import open_split
 from training.distributed import Team
+from training.settings import TrainSettings
 from training.streams import ShardStream, StreamBatches
 
 RECIPE = Preprocess(height=16, width=16)
@@ -115,8 +115,8 @@ def test_shards_that_turn_out_empty_are_named_and_not_waited_for(stream: ShardSt
         names(stream, len(stream))
 
 
-def batches(stream: ShardStream, **options: float) -> StreamBatches:
-    return StreamBatches(stream, RECIPE, Augmentation(), 8, 3, **options)  # type: ignore[arg-type]
+def batches(stream: ShardStream, mixup: float = 0.0) -> StreamBatches:
+    return StreamBatches(stream, RECIPE, TrainSettings(batch_size=8, seed=3, mixup=mixup))
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
@@ -131,7 +131,7 @@ def test_an_epoch_begun_in_its_middle_goes_on_as_it_would_have(stream: ShardStre
 
 
 def test_labels_belong_to_their_pictures(stream: ShardStream) -> None:
-    still = StreamBatches(stream, RECIPE, Augmentation(flip=False, shift=0), 24, 3)
+    still = StreamBatches(stream, RECIPE, TrainSettings(batch_size=24, seed=3, flip=False, shift=0))
     (seen,) = still.epoch(0)
     red = np.rint((seen.pictures[:, 0, 0, 0] * 0.229 + 0.485) * 255).astype(int)
     assert sorted(red) == list(range(24))

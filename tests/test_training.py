@@ -129,7 +129,8 @@ def whole(trained: TrainReport, settings: TrainSettings, tmp_path_factory: pytes
 def in_way(settings: TrainSettings, way: str) -> TrainSettings:
     if way == "modern":
         chosen = with_recipe(settings, "modern")
-        return replace(chosen, epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, dropout=settings.dropout)
+        kept = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr", "dropout")}
+        return replace(chosen, **kept, policy="trivial", mixup=0.2)  # everything that draws numbers
     return replace(settings, optimiser=way)
 
 
@@ -175,8 +176,9 @@ def test_a_signal_ends_training_between_two_steps_with_its_state_saved(
 def run_train(output: Path, settings: TrainSettings, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "train", "-o", str(output)]
     if "--resume" not in options:
-        for name in ("data", "width", "input_size", "epochs", "batch_size", "lr", "dropout"):
+        for name in ("data", "width", "input_size", "epochs", "batch_size", "lr", "dropout", "mixup"):
             command += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+        command += ["--augment", settings.policy]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how they are split
     return subprocess.Popen(
         [*command, "--save-seconds", "0", *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -403,6 +405,18 @@ def test_the_papers_recipe_steps_down_three_times_and_measures_ten_crops(setting
     report = train(replace(paper, epochs=6, batch_size=8, lr=0.02, width=0.05, dropout=0.0), tmp_path / "m.safetensors")
     assert report.ten_crop_accuracy is not None
     assert report.ten_crop_accuracy >= 0.9
+
+
+def test_the_modern_recipe_changes_pictures_strongly_in_long_trainings_alone() -> None:
+    short, long = (with_recipe(TrainSettings(epochs=epochs), "modern") for epochs in (30, 100))
+    assert (short.policy, short.mixup, short.dropout) == ("none", 0, 0.2)
+    assert (long.policy, long.mixup, long.dropout) == ("trivial", 0.2, 0.5)
+
+
+def test_a_folder_too_many_is_noticed_where_the_number_of_classes_is_said(settings: TrainSettings, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds 3 classes \(blue, green, red\).*2, by --classes"):
+        train(replace(settings, classes=2), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_average_follows_the_weights_and_is_what_is_kept(settings: TrainSettings, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,21 @@ from alexnet_deploy.errors import DataError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.preprocess import normalise
-from training.augment import Augmentation, vary
+from training.augment import vary
 from training.batches import Seen, TrainingBatches, ValidationBatches, mixed
 from training.data import open_split
 from training.distributed import Team
+from training.settings import TrainSettings
 
 WHOLE = Preprocess(height=24, width=24)
 CENTRE = Preprocess(height=24, width=24, resize=28)
-STILL = Augmentation(flip=False, shift=0)
-EVERYTHING = Augmentation(crop=0.4, policy="trivial", erase=0.5, colour=0.1)
+STILL = TrainSettings(batch_size=8, flip=False, shift=0)
+EVERYTHING = TrainSettings(batch_size=8, seed=3, mixup=0.2, crop=0.4, policy="trivial", erase=0.5, colour=0.1)
 
 
 def assert_equal(seen: Seen, again: Seen) -> None:
     """To the bit, and of the same pictures."""
-    for part in ("pictures", "labels", "others", "shares"):
+    for part in Seen.__slots__:
         np.testing.assert_array_equal(getattr(seen, part), getattr(again, part))
 
 
@@ -107,7 +109,7 @@ def test_the_demo_is_measured_on_its_test_pictures() -> None:
 
 def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order(folder: Path) -> None:
     pictures = PictureSet.open(folder)
-    batches = TrainingBatches(pictures, WHOLE, STILL, batch_size=8, seed=0)
+    batches = TrainingBatches(pictures, WHOLE, STILL)
     assert batches.steps == 5
     epochs = [np.concatenate([seen.pictures for seen in batches.epoch(epoch)]) for epoch in (0, 1)]
     expected = np.concatenate([seen.pictures for seen in ValidationBatches(pictures, WHOLE, 8)])
@@ -119,8 +121,8 @@ def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order(folder:
 @pytest.mark.parametrize("recipe", [WHOLE, CENTRE])
 def test_an_epoch_begun_in_its_middle_goes_on_as_it_would_have(folder: Path, recipe: Preprocess) -> None:
     pictures = PictureSet.open(folder)
-    whole = list(TrainingBatches(pictures, recipe, EVERYTHING, 8, seed=3, mixup=0.2).epoch(2))
-    resumed = list(TrainingBatches(pictures, recipe, EVERYTHING, 8, seed=3, mixup=0.2).epoch(2, first_step=3))
+    whole = list(TrainingBatches(pictures, recipe, EVERYTHING).epoch(2))
+    resumed = list(TrainingBatches(pictures, recipe, EVERYTHING).epoch(2, first_step=3))
     assert len(resumed) == 2
     for seen, again in zip(whole[3:], resumed, strict=True):
         assert_equal(seen, again)
@@ -132,7 +134,7 @@ def test_without_augmentation_training_sees_what_deployment_sees(folder: Path, r
     deployed = next(pictures.batches(recipe, len(pictures)))[0].transpose(0, 2, 3, 1)
     measured = np.concatenate([seen.pictures for seen in ValidationBatches(pictures, recipe, 7)])
     np.testing.assert_array_equal(measured, deployed)
-    (trained,) = TrainingBatches(pictures, recipe, STILL, 40, seed=0).epoch(0)
+    (trained,) = TrainingBatches(pictures, recipe, replace(STILL, batch_size=40)).epoch(0)
     order = np.random.default_rng([0, 0]).permutation(40)
     np.testing.assert_array_equal(trained.pictures, deployed[order])
     np.testing.assert_array_equal(trained.labels, pictures.labels[order])
@@ -142,7 +144,7 @@ def test_crops_stay_within_their_margin_and_half_are_mirrored(folder: Path) -> N
     """Each augmented picture is one of the shifts of its original, mirrored or not."""
     pictures = PictureSet.open(folder)
     margin = 2
-    batches = TrainingBatches(pictures, WHOLE, Augmentation(flip=True, shift=margin / 24), 40, seed=1)
+    batches = TrainingBatches(pictures, WHOLE, TrainSettings(shift=margin / 24, batch_size=40, seed=1))
     (seen,) = batches.epoch(0)
     order = np.random.default_rng([1, 0]).permutation(40)
     originals = np.concatenate([pixels for pixels, _ in pictures.pixels(WHOLE, 40)])[order]
@@ -167,7 +169,7 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "001.png").write_bytes(b"no picture")
     pictures = PictureSet.open(tmp_path)
-    batches = TrainingBatches(pictures, WHOLE, STILL, 8, seed=0)
+    batches = TrainingBatches(pictures, WHOLE, STILL)
     for epoch in (0, 1):
         (seen,) = batches.epoch(epoch)
         assert len(seen.pictures) == len(seen.labels) == 7
@@ -178,9 +180,9 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path) -> None:
 
 def test_pictures_beyond_the_memory_are_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = PictureSet.open(folder)
-    roomy = list(TrainingBatches(pictures, WHOLE, Augmentation(), 8, seed=0).epoch(1))
+    roomy = list(TrainingBatches(pictures, WHOLE, TrainSettings(batch_size=8)).epoch(1))
     monkeypatch.setattr("training.batches._memory_bytes", lambda: 4 * 10 * 27 * 27 * 3)  # about ten pictures
-    batches = TrainingBatches(pictures, WHOLE, Augmentation(), 8, seed=0)
+    batches = TrainingBatches(pictures, WHOLE, TrainSettings(batch_size=8))
     list(batches.epoch(0))
     for seen, expected in zip(batches.epoch(1), roomy, strict=True):
         assert_equal(seen, expected)
@@ -190,39 +192,38 @@ def test_two_processes_see_together_what_one_would(folder: Path) -> None:
     pictures = PictureSet.open(folder)
 
     def epoch(team: Team) -> list[Seen]:
-        return list(TrainingBatches(pictures, WHOLE, EVERYTHING, 8, seed=1, mixup=0.2, team=team).epoch(1))
+        return list(TrainingBatches(pictures, WHOLE, EVERYTHING, team).epoch(1))
 
     for whole, *parts in zip(epoch(Team()), epoch(Team(0, 2)), epoch(Team(1, 2)), strict=True):
-        together = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("pictures", "labels", "shares", "others")
-        }
+        together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Seen.__slots__}
         assert_equal(whole, Seen(**together))
 
 
 @pytest.mark.parametrize(
-    "augmentation", [Augmentation(crop=0.3), Augmentation(policy="trivial"), Augmentation(erase=1.0), Augmentation(colour=0.5)]
+    "settings",
+    [TrainSettings(crop=0.3), TrainSettings(policy="trivial"), TrainSettings(erase=1.0), TrainSettings(colour=0.5)],
 )
-def test_each_kind_of_augmentation_changes_pictures_and_keeps_their_size(augmentation: Augmentation) -> None:
+def test_each_kind_of_augmentation_changes_pictures_and_keeps_their_size(settings: TrainSettings) -> None:
     wide = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
-    seen = [vary(wide, 24, augmentation, np.random.default_rng([1, epoch])) for epoch in range(60)]
+    seen = [vary(wide, 24, settings, np.random.default_rng([1, epoch])) for epoch in range(60)]
     assert {(picture.shape, picture.dtype) for picture in seen} == {((24, 24, 3), np.dtype(np.uint8))}
     assert len({picture.tobytes() for picture in seen}) > 50
-    assert np.array_equal(seen[7], vary(wide, 24, augmentation, np.random.default_rng([1, 7])))
+    assert np.array_equal(seen[7], vary(wide, 24, settings, np.random.default_rng([1, 7])))
 
 
 def test_the_papers_colour_jitter_adds_one_light_to_all_pixels() -> None:
     grey = np.full((8, 8, 3), 128, np.uint8)
-    lights = {tuple(vary(grey, 8, Augmentation(colour=0.1), np.random.default_rng(seed))[0, 0]) for seed in range(50)}
+    lights = {tuple(vary(grey, 8, TrainSettings(colour=0.1), np.random.default_rng(seed))[0, 0]) for seed in range(50)}
     assert len(lights) > 10
     assert all(
-        len(np.unique(vary(grey, 8, Augmentation(colour=0.1), np.random.default_rng(s)).reshape(-1, 3), axis=0)) == 1
+        len(np.unique(vary(grey, 8, TrainSettings(colour=0.1), np.random.default_rng(s)).reshape(-1, 3), axis=0)) == 1
         for s in range(5)
     )
 
 
 def test_neighbours_are_mixed_with_each_other_by_one_share() -> None:
     pictures = np.random.default_rng(0).normal(size=(5, 2, 2, 3)).astype(np.float32)
-    seen = mixed(pictures.copy(), np.arange(5), 0.4, [[pair] for pair in range(3)])
+    seen = mixed(Seen(pictures.copy(), np.arange(5)), 0.4, [[pair] for pair in range(3)])
     assert seen.others is not None
     assert seen.shares is not None
     assert seen.others.tolist() == [1, 0, 3, 2, 4]

@@ -17,7 +17,7 @@ from colour_photos import write_photos
 from safetensors.torch import load_file
 
 from alexnet_deploy.errors import InputError
-from training.distributed import PartOfDropout, Team, share_dropout
+from training.distributed import Team
 from training.recipes import with_recipe
 from training.settings import TrainSettings
 from training.state import read, state_path
@@ -31,7 +31,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     """Everything that draws numbers is on: dropout, crops, changes, mixing; and the average."""
     folder = write_photos(tmp_path_factory.mktemp("photos"), train=24, val=5)
     settings = TrainSettings(data=str(folder), width=0.05, input_size=63)
-    return replace(with_recipe(settings, "modern"), epochs=3, batch_size=12, lr=0.003, dropout=0.3, ema=0.9)
+    chosen = replace(with_recipe(settings, "modern"), policy="trivial", mixup=0.2)
+    return replace(chosen, epochs=3, batch_size=12, lr=0.003, dropout=0.3, ema=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def alone(settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> 
 def start(output: Path, settings: TrainSettings, *options: str, restarts: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["--max-restarts", str(restarts), "-m", "training", "-o", str(output), "--json", *options]
-    for name in ("data", "width", "input_size", "epochs", "batch_size", "lr", "dropout", "ema"):
+    command += ["--augment", settings.policy]
+    for name in ("data", "width", "input_size", "epochs", "batch_size", "lr", "dropout", "ema", "mixup"):
         command += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -100,20 +102,6 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
         Team(0, 3).part(10)
     parts = [Team(rank, 3).part(12) for rank in range(3)]
     assert [index for part in parts for index in range(12)[part]] == list(range(12))
-
-
-def test_parts_of_dropout_are_the_whole_one_cut_up() -> None:
-    whole = torch.nn.Sequential(torch.nn.Dropout(0.5))
-    values = torch.randn(8, 16)
-    torch.manual_seed(3)
-    expected = whole(values)
-    for rank in range(2):
-        shared = torch.nn.Sequential(torch.nn.Dropout(0.5))
-        share_dropout(shared, Team(rank, 2))
-        assert isinstance(shared[0], PartOfDropout)
-        torch.manual_seed(3)
-        torch.testing.assert_close(shared(values[4 * rank :][:4]), expected[4 * rank :][:4])
-    assert torch.equal(shared.eval()(values), values)
 
 
 def test_alone_there_is_nothing_to_share() -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from alexnet_deploy.preprocess import Pixels
-from training.settings import Policy
+from training.settings import TrainSettings
 
 Box = tuple[float, float, float, float]
 
@@ -28,46 +27,26 @@ _COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], 
 _SPREADS = np.array([0.2175, 0.0188, 0.0045])
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What is varied at random from epoch to epoch.
-
-    Attributes:
-        flip: mirror left and right, half of the time.
-        shift: how far the crop may move each way, as a fraction of the input size.
-        crop: the smallest share of a picture's area that a crop may keep, to be scaled to the input; 1: crops only move.
-        policy: "trivial" changes each picture in one way of fourteen, by any strength (Müller and Hutter 2021, TrivialAugment,
-            arXiv:2103.10158, its "wide" ranges); "none" in none.
-        erase: how often a square of 2 to 20 % of the picture is covered (Zhong et al. 2017, arXiv:1708.04896).
-        colour: deviation of the light added along the principal components of ImageNet's colours; 0.1 in the paper of 2012.
-    """
-
-    flip: bool = True
-    shift: float = 1 / 16
-    crop: float = 1.0
-    policy: Policy = "none"
-    erase: float = 0.0
-    colour: float = 0.0
-
-
-def vary(wide: Pixels, size: int, augmentation: Augmentation, generator: np.random.Generator) -> Pixels:
+def vary(wide: Pixels, size: int, settings: TrainSettings, generator: np.random.Generator) -> Pixels:
     """One picture as one epoch sees it.
 
     Args:
         wide: uint8 (S, S, 3), the input size with the margin that crops move in.
         size: of the result.
+        settings: what is varied, and how much.
+        generator: of this picture in this epoch.
 
     Returns:
         uint8 (size, size, 3); it may share memory with `wide`.
     """
-    seen = _crop(wide, size, augmentation.crop, generator)
-    if augmentation.flip and generator.random() < 0.5:
+    seen = _crop(wide, size, settings.crop, generator)
+    if settings.flip and generator.random() < 0.5:
         seen = seen[:, ::-1]
-    if augmentation.policy == "trivial":
+    if settings.policy == "trivial":
         seen = _trivial(seen, generator)
-    if augmentation.colour:
-        seen = _tinted(seen, augmentation.colour, generator)
-    if augmentation.erase and generator.random() < augmentation.erase:
+    if settings.colour:
+        seen = _tinted(seen, settings.colour, generator)
+    if settings.erase and generator.random() < settings.erase:
         seen = _erased(seen, generator)
     return seen
 

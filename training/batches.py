@@ -18,8 +18,10 @@ from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import Labels, PictureSet
 from alexnet_deploy.preprocess import Batch, Pixels, normalise
-from training.augment import Augmentation, vary
+from training.augment import vary
 from training.distributed import ALONE, Team
+from training.dropout import Keys, keys_of
+from training.settings import TrainSettings
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
 _MAKERS = 8  # threads at most, each on a batch of its own: Pillow works without the interpreter's lock
@@ -36,14 +38,24 @@ class Seen:
         pictures: float32 (n, H, W, 3): the values that deployment computes, in the order that PyTorch's CPU kernels are
             fastest with (measured: 1.1 to 1.5 times NCHW).
         labels: of each picture, (n,).
+        keys: of each picture's dropout, int32 (n,); None where nothing is left out.
         others: of the picture that was mixed into it, (n,); None where nothing is mixed.
         shares: of the picture itself in the mixture, float32 (n,); None where nothing is mixed.
     """
 
     pictures: Batch
     labels: Labels
+    keys: Keys | None = None
     others: Labels | None = None
     shares: npt.NDArray[np.float32] | None = None
+
+    def parts(self, count: int) -> list[Seen]:
+        """Cut into so many, as long as one another but for one picture."""
+        cut = [
+            [None] * count if part is None else np.array_split(part, count)
+            for part in (getattr(self, name) for name in self.__slots__)
+        ]
+        return [Seen(*part) for part in zip(*cut, strict=True)]
 
 
 class Pictures:
@@ -92,25 +104,19 @@ class TrainingBatches:
         self,
         pictures: PictureSet,
         recipe: Preprocess,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        *,
-        mixup: float = 0.0,
+        settings: TrainSettings,
         team: Team = ALONE,
     ) -> None:
-        self.batch_size = min(batch_size, len(pictures) // team.size * team.size)
+        self.batch_size = min(settings.batch_size, len(pictures) // team.size * team.size)
         self.steps = len(pictures) // self.batch_size
-        self.pictures = Pictures(pictures, recipe, margin_of(recipe, augmentation))
+        self.pictures = Pictures(pictures, recipe, margin_of(recipe, settings))
         self._recipe = recipe
-        self._augmentation = augmentation
-        self._seed = seed
-        self._mixup = mixup
+        self._settings = settings
         self._part = team.part(self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
         """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.pictures))
+        order = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self.pictures))
         parts = (order[step * self.batch_size :][self._part] for step in range(first_step, self.steps))
         makers = min(usable_cores(), _MAKERS)
         yield from in_threads(lambda part: self._seen(epoch, part), parts, ahead=makers + 1, workers=makers)
@@ -119,11 +125,12 @@ class TrainingBatches:
         pictures_of = ((index, self.pictures.read(index)) for index in indices.tolist())
         found = [(index, self._varied(epoch, index, wide)) for index, wide in pictures_of if wide is not None]
         readable = np.array([index for index, _ in found], np.int64)
-        pictures = stacked([picture for _, picture in found], self._recipe)
-        return mixed_by_place(pictures, self.pictures.labels[readable], self._mixup, self._seed, epoch, readable.tolist())
+        return presented(
+            [picture for _, picture in found], self.pictures.labels[readable], readable, self._recipe, self._settings, epoch
+        )
 
     def _varied(self, epoch: int, index: int, wide: Pixels) -> Pixels:
-        return vary(wide, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, index]))
+        return vary(wide, self._recipe.height, self._settings, np.random.default_rng([self._settings.seed, epoch, index]))
 
 
 class ValidationBatches:
@@ -148,39 +155,47 @@ class ValidationBatches:
             yield Seen(stacked([picture for _, picture in found], self._recipe), labels)
 
 
-def mixed(pictures: Batch, labels: Labels, alpha: float, seeds: list[list[int]]) -> Seen:
+def presented(
+    pictures: list[Pixels], labels: Labels, places: Indices, recipe: Preprocess, settings: TrainSettings, epoch: int
+) -> Seen:
+    """Varied pictures as a step sees them.
+
+    Args:
+        pictures: uint8 (height, width, 3) each.
+        labels, places: of each, (n,); its place in the set decides on its dropout, and on the mixing of the pair that it begins.
+    """
+    seen = Seen(stacked(pictures, recipe), labels, keys_of(settings.seed, epoch, places))
+    if not settings.mixup:
+        return seen
+    return mixed(seen, settings.mixup, [[settings.seed, epoch, place, _MIXING] for place in places[::2].tolist()])
+
+
+def mixed(seen: Seen, alpha: float, seeds: list[list[int]]) -> Seen:
     """Each picture with its neighbour's light laid over it: the first with the second, the third with the fourth.
 
     Args:
-        pictures: float32 (n, H, W, 3); it is written to.
-        labels: (n,).
+        seen: its pictures are written to.
         alpha: of the Beta distribution of the shares; both of a pair have the same.
         seeds: of each pair's share; a last picture without a neighbour stays as it is.
     """
-    pairs = len(labels) // 2
-    shares = np.ones(len(labels), np.float32)
-    others = labels.copy()
-    drawn = np.array([np.random.default_rng(seed).beta(alpha, alpha) for seed in seeds[:pairs]], np.float32)
-    shares[: 2 * pairs] = np.repeat(drawn, 2)
-    others[: 2 * pairs] = labels[: 2 * pairs].reshape(pairs, 2)[:, ::-1].ravel()
+    count = len(seen.labels)
+    paired = count // 2 * 2
+    shares = np.ones(count, np.float32)
+    others = seen.labels.copy()
+    drawn = np.array([np.random.default_rng(seed).beta(alpha, alpha) for seed in seeds[: count // 2]], np.float32)
+    shares[:paired] = np.repeat(drawn, 2)
+    others[:paired] = seen.labels[:paired].reshape(-1, 2)[:, ::-1].ravel()
     for pair, share in enumerate(drawn):
-        first, second = pictures[2 * pair], pictures[2 * pair + 1]
+        first, second = seen.pictures[2 * pair], seen.pictures[2 * pair + 1]
         difference = (1 - share) * (second - first)
         first += difference
         second -= difference
-    return Seen(pictures, labels, others, shares)
+    return replace(seen, others=others, shares=shares)
 
 
-def mixed_by_place(pictures: Batch, labels: Labels, alpha: float, seed: int, epoch: int, places: list[int]) -> Seen:
-    """`mixed`, each pair by a number drawn for the place of its first picture in the set; as they are where `alpha` is 0."""
-    if not alpha:
-        return Seen(pictures, labels)
-    return mixed(pictures, labels, alpha, [[seed, epoch, place, _MIXING] for place in places[::2]])
-
-
-def margin_of(recipe: Preprocess, augmentation: Augmentation) -> int:
+def margin_of(recipe: Preprocess, settings: TrainSettings) -> int:
     """Pixels on each side that crops move in; none beyond a whole picture that random crops are taken of."""
-    return 0 if recipe.resize is None and augmentation.crop < 1 else round(augmentation.shift * recipe.height)
+    return 0 if recipe.resize is None and settings.crop < 1 else round(settings.shift * recipe.height)
 
 
 def stacked(pictures: list[Pixels], recipe: Preprocess) -> Batch:

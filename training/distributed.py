@@ -116,35 +116,3 @@ def was_restarted() -> bool:
 
 def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-class PartOfDropout(nn.Module):
-    """nn.Dropout for one process's part of a batch: what it leaves out is what one process would, of the same pictures.
-
-    The mask is drawn for the whole batch; all processes have the same random state before each step.
-    """
-
-    def __init__(self, p: float, team: Team) -> None:
-        super().__init__()
-        self.p = p
-        self._team = team
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.p:
-            return values
-        own = len(values)
-        whole = values.new_ones(own * self._team.size, *values.shape[1:])
-        if values.dim() == 4:
-            whole = whole.to(memory_format=torch.channels_last)
-        mask = nn.functional.dropout(whole, self.p)
-        return values * mask[self._team.rank * own :][:own]
-
-
-def share_dropout(model: nn.Module, team: Team) -> None:
-    """Replaces every nn.Dropout of a model by its PartOfDropout, if the batch is shared at all; no weight changes its name."""
-    if team.size == 1:
-        return
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Dropout):
-                setattr(parent, name, PartOfDropout(child.p, team))

@@ -41,15 +41,17 @@ MODERN: dict[str, Any] = {
     "warmup": 0.1,
     "weight_decay": 0.05,
     "batch_size": 64,
-    "dropout": 0.5,
+    "dropout": 0.2,
     "label_smoothing": 0.1,
-    "mixup": 0.2,
     "ema": 0.998,
     "flip": True,
     "shift": 16 / 224,
     "crop": 0.35,
-    "policy": "trivial",
 }
+
+# What keeps a network from learning its pictures by heart. A short training does not get so far: there it only slows learning.
+MODERN_LONG: dict[str, Any] = {"dropout": 0.5, "mixup": 0.2, "policy": "trivial"}
+LONG_EPOCHS = 100
 
 # For a network that has been trained already, and learns to be rounded.
 ROUNDED: dict[str, Any] = {
@@ -67,10 +69,14 @@ RECIPES = {"modern": MODERN, "paper": PAPER, "qat": ROUNDED}
 
 
 def with_recipe(settings: TrainSettings, name: str) -> TrainSettings:
-    """The settings with everything that the recipe decides. Raises KeyError for no such recipe."""
+    """The settings with everything that the recipe decides, for their architecture, width and epochs.
+
+    Raises KeyError for no such recipe.
+    """
     recipe = RECIPES[name]
     if name == "modern":
         recipe = recipe | {"lr": modern_learning_rate(settings.arch, settings.width)}
+        recipe |= MODERN_LONG if settings.epochs >= LONG_EPOCHS else {}
     return replace(settings, **recipe)
 
 

@@ -26,6 +26,7 @@ class TrainSettings:
         validation: where held-out pictures are, when not beside the others; "" looks there.
         data_licence: of the pictures; for the model card.
         recipe: the name of the recipe that the rest began with, or ""; nothing is read from it.
+        classes: how many the pictures must have; 0 takes what is there.
         arch, width, dropout, input_size: see `model.ModelConfig`.
         epochs: times that each picture is seen.
         patience: stop after so many epochs without a better validation accuracy, and keep the best epoch's weights; 0 trains
@@ -42,7 +43,13 @@ class TrainSettings:
         label_smoothing: share of each target that is spread over all classes.
         mixup: alpha of the Beta distribution that pairs of pictures are mixed by (Zhang et al. 2018, arXiv:1710.09412); 0: never.
         ema: decay, a step, of the moving average of the weights that is measured and kept; 0 keeps the weights themselves.
-        flip, shift, crop, policy, erase, colour: see `augment.Augmentation`.
+        flip: mirror left and right, half of the time.
+        shift: how far a crop may move each way, as a fraction of the input size.
+        crop: the smallest share of a picture's area that a crop may keep, to be scaled to the input; 1: crops only move.
+        policy: "trivial" changes each picture in one way of fourteen, by any strength (Müller and Hutter 2021, TrivialAugment,
+            arXiv:2103.10158, its "wide" ranges); "none" in none.
+        erase: how often a square of 2 to 20 % of the picture is covered (Zhong et al. 2017, arXiv:1708.04896).
+        colour: deviation of the light added along the principal components of ImageNet's colours; 0.1 in the paper of 2012.
         framing: "centre" scales the shorter side and crops; "whole" scales both, for small pictures that fill their frame.
         weights: what to start from: "" (draw them), "imagenet", or a file; see `weights.read_weights`.
         features_lr: learning rate of the convolutions, as a share of the others'; 0 freezes them.
@@ -60,6 +67,7 @@ class TrainSettings:
     validation: str = ""
     data_licence: str = ""
     recipe: str = ""
+    classes: int = 0
     arch: str = "alexnet"
     width: float = 1.0
     dropout: float = 0.5
@@ -128,6 +136,7 @@ _CHOICES = {
     "arithmetic": get_args(Arithmetic),
 }
 _RANGES = {
+    "classes": (0, 1_000_000),
     "epochs": (1, 100_000),
     "patience": (0, 100_000),
     "batch_size": (1, 65_536),

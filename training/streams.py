@@ -30,9 +30,10 @@ from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.preprocess import Pixels
-from training.augment import Augmentation, vary
-from training.batches import Seen, TrainingBatches, mixed_by_place, stacked, with_margin
+from training.augment import vary
+from training.batches import Seen, TrainingBatches, margin_of, presented, with_margin
 from training.distributed import ALONE, Team
+from training.settings import TrainSettings
 
 SCHEMES = ("http://", "https://", "file://")
 _LANES = 8
@@ -143,30 +144,24 @@ class StreamBatches:
         self,
         stream: ShardStream,
         recipe: Preprocess,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        *,
-        mixup: float = 0.0,
+        settings: TrainSettings,
         team: Team = ALONE,
     ) -> None:
-        self.batch_size = min(batch_size, len(stream) // team.size * team.size)
+        self.batch_size = min(settings.batch_size, len(stream) // team.size * team.size)
         self.steps = len(stream) // self.batch_size
         self.pictures = Unread()
         self._stream = stream
         self._recipe = recipe
-        self._augmentation = augmentation
-        self._seed = seed
-        self._mixup = mixup
+        self._settings = settings
         self._team = team
-        self._fit = with_margin(recipe, round(augmentation.shift * recipe.height))
+        self._fit = with_margin(recipe, margin_of(recipe, settings))
         part = team.part(self.batch_size)
         self._own = part.stop - part.start
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
         """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
         with (
-            closing(self._stream.samples(self._seed, epoch, self._team)) as samples,
+            closing(self._stream.samples(self._settings.seed, epoch, self._team)) as samples,
             ThreadPoolExecutor(usable_cores(), "pictures") as workers,
         ):
             next(islice(samples, first_step * self._own, first_step * self._own), None)  # goes on to there
@@ -181,7 +176,8 @@ class StreamBatches:
             if isinstance(picture, Exception):
                 self.pictures.unreadable[sample.picture.name] = str(picture)
                 return None
-            return vary(picture, self._recipe.height, self._augmentation, np.random.default_rng([self._seed, epoch, place]))
+            generator = np.random.default_rng([self._settings.seed, epoch, place])
+            return vary(picture, self._recipe.height, self._settings, generator)
 
         places = range(first, first + self._own * self._team.size, self._team.size)
         found = [
@@ -190,24 +186,17 @@ class StreamBatches:
             if picture is not None
         ]
         labels = np.array([label for _, _, label in found], np.int64)
-        pictures = stacked([picture for _, picture, _ in found], self._recipe)
-        return mixed_by_place(pictures, labels, self._mixup, self._seed, epoch, [place for place, _, _ in found])
+        read = np.array([place for place, _, _ in found], np.int64)
+        return presented([picture for _, picture, _ in found], labels, read, self._recipe, self._settings, epoch)
 
 
 def batches_of(
-    pictures: PictureSet | ShardStream,
-    recipe: Preprocess,
-    augmentation: Augmentation,
-    batch_size: int,
-    seed: int,
-    *,
-    mixup: float = 0.0,
-    team: Team = ALONE,
+    pictures: PictureSet | ShardStream, recipe: Preprocess, settings: TrainSettings, team: Team = ALONE
 ) -> TrainingBatches | StreamBatches:
     """What to train on, step by step; see TrainingBatches."""
     if isinstance(pictures, ShardStream):
-        return StreamBatches(pictures, recipe, augmentation, batch_size, seed, mixup=mixup, team=team)
-    return TrainingBatches(pictures, recipe, augmentation, batch_size, seed, mixup=mixup, team=team)
+        return StreamBatches(pictures, recipe, settings, team)
+    return TrainingBatches(pictures, recipe, settings, team)
 
 
 def _shuffled(items: Iterator[Item], size: int, generator: np.random.Generator) -> Iterator[Item]:

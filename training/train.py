@@ -1,7 +1,7 @@
 """Training: epochs of steps, deterministic for a seed, and resumable to the bit.
 
-Every random number is drawn from (seed, epoch, picture) or (seed, epoch, step): the order of the pictures, how they are varied,
-the dropout. So the state of a training is its weights, its momentum, its average and where it stands; `state.py` keeps it
+Every random number is drawn from (seed, epoch) or (seed, epoch, picture): the order of the pictures, how they are varied, their
+dropout. So the state of a training is its weights, its momentum, its average and where it stands; `state.py` keeps it
 beside the checkpoint.
 """
 
@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,16 +23,17 @@ from alexnet_deploy.errors import AlexnetDeployError, DataError, DeviceMissing, 
 from alexnet_deploy.manifest import Artifact, DataReference, Lineage, TrainingRecord
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
-from training.augment import Augmentation
 from training.average import Average
 from training.batches import Seen, ValidationBatches
 from training.data import Split, open_split
-from training.distributed import ALONE, Team, share_dropout, team
+from training.distributed import ALONE, Team, team
+from training.dropout import drop_by_picture, give_keys
 from training.measure import Sums, measure, ten_crop_accuracy, to_device
 from training.model import ModelConfig, build_model, preprocessing
 from training.optimiser import build_optimiser, set_learning_rate
 from training.qat import Ranges, Rounded, freeze_statistics
 from training.records import EpochRecord, TrainReport, Unwatched, Watcher, best_epoch
+from training.replicas import Replicas, worthwhile
 from training.settings import TrainSettings
 from training.signals import StopRequest
 from training.streams import batches_of
@@ -85,17 +85,17 @@ def train(
         raise DeviceMissing(f"PyTorch {torch.__version__} sees no CUDA GPU", expected="a GPU and a CUDA build of torch")
     split = open_split(settings.data, settings.validation)
     with _own_random_state(), StopRequest() as stop, team(device) as members:
-        run = Training(settings, split, output, members, progress, watch or Unwatched())
-        if resume:
-            run.restore()
-        else:
-            run.begin(ranges)
-        while not run.done:
-            run.train_epoch(stop, save_seconds)
-            run.finish_epoch()
-            if members.total(stop.requested)[0]:
-                stop.obey()
-        report = run.report()
+        with closing(Training(settings, split, output, members, progress, watch or Unwatched())) as run:
+            if resume:
+                run.restore()
+            else:
+                run.begin(ranges)
+            while not run.done:
+                run.train_epoch(stop, save_seconds)
+                run.finish_epoch()
+                if members.total(stop.requested)[0]:
+                    stop.obey()
+            report = run.report()
         members.wait()
         if members.leads:
             state.remove(output)
@@ -114,8 +114,9 @@ class Training:
         progress: Progress = silent,
         watch: Watcher | None = None,
     ) -> None:
-        classes = split.train.classes
-        config = ModelConfig(settings.arch, len(classes), settings.width, settings.dropout, settings.input_size)
+        config = ModelConfig(
+            settings.arch, _number_of_classes(split, settings.classes), settings.width, settings.dropout, settings.input_size
+        )
         self.recipe = preprocessing(config, whole=settings.framing == "whole")
         self.settings = settings
         self.split = split
@@ -124,18 +125,13 @@ class Training:
         self.progress = progress
         self.watch = watch or Unwatched()
         self.data: DataReference = split.train.reference()
-        augmentation = Augmentation(
-            settings.flip, settings.shift, settings.crop, settings.policy, settings.erase, settings.colour
-        )
-        self.batches = batches_of(
-            split.train, self.recipe, augmentation, settings.batch_size, settings.seed, mixup=settings.mixup, team=team
-        )
+        self.batches = batches_of(split.train, self.recipe, settings, team)
         self.validation = ValidationBatches(split.validation, self.recipe, settings.batch_size, team=team)
         torch.manual_seed(settings.seed)
         self.model = build_model(config).to(team.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's overloads
         self.optimiser = build_optimiser(self.model, settings)
-        share_dropout(self.model, team)
+        drop_by_picture(self.model)
         self.average = Average(self.model, settings.ema) if settings.ema else None
         self.parents: tuple[Lineage, ...] = ()
         self.ranges: Ranges | None = None
@@ -170,6 +166,17 @@ class Training:
         """What a step calls."""
         network = self.team.share(self.deployed)
         return torch.compile(network) if self.settings.compiled else network  # type: ignore[return-value]
+
+    @cached_property
+    def replicas(self) -> Replicas:
+        """The network once for each core that computes apart; made at the first step, in the mode that it trains in."""
+        alone = self.team.size == 1 and self.team.device == "cpu" and not self.settings.compiled
+        return Replicas(self.network, worthwhile(self.model, self.batches.batch_size) if alone else 1)
+
+    def close(self) -> None:
+        """Ends its threads."""
+        if "replicas" in self.__dict__:  # it has taken a step
+            self.replicas.close()
 
     def begin(self, ranges: Ranges | None = None) -> None:
         """Takes the weights to start from, if any, and writes the state before the first step."""
@@ -220,24 +227,32 @@ class Training:
         """
         settings = self.settings
         set_learning_rate(self.optimiser, settings.learning_rate(self.steps_done, self.steps))
-        torch.manual_seed(_mixed(settings.seed, self.epoch, self.step))  # the dropout of this step
         count, asked = self.team.total(len(seen.labels), stopping)
         if not count:  # none of this step's pictures could be read
             return asked > 0
-        pictures, labels = to_device(seen, self.team.device)
         self.optimiser.zero_grad()
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=settings.arithmetic == "bf16"):
-            logits = self.network(pictures)
-        losses = self._losses(logits.float(), labels, seen)
         # A mean over all processes' pictures: each adds up its own, and DistributedDataParallel divides by their number.
-        (losses.sum() * (self.team.size / count)).backward()  # type: ignore[no-untyped-call]
+        backward = partial(self._backward, share=self.team.size / count)
+        for losses, correct in self.replicas.each(backward, seen):
+            self.sums.add(losses, correct)
+        self.replicas.gather_gradients()
         self.optimiser.step()
         if self.average:
             self.average.update(self.steps_done)
-        self.sums.add(losses, logits.argmax(1) == labels)
         if self.team.device == "cpu":  # where reading costs nothing
             self._check_loss()
         return asked > 0
+
+    def _backward(self, network: nn.Module, seen: Seen, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaves gradients of `share` times the summed loss in the network. Losses, and which answers were right, (n,)."""
+        pictures, labels = to_device(seen, self.team.device)
+        if seen.keys is not None:
+            give_keys(network, torch.from_numpy(seen.keys).to(self.team.device))
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.settings.arithmetic == "bf16"):
+            logits = network(pictures)
+        losses = self._losses(logits.float(), labels, seen)
+        (losses.sum() * share).backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), logits.argmax(1) == labels
 
     def _losses(self, logits: torch.Tensor, labels: torch.Tensor, seen: Seen) -> torch.Tensor:
         """Cross-entropy of each picture, (n,)."""
@@ -385,17 +400,24 @@ def interrupted_settings(output: Path) -> TrainSettings:
     return TrainSettings(**state.read(output).settings)
 
 
+def _number_of_classes(split: Split, expected: int) -> int:
+    """As many as the pictures have. Raises InputError where others were expected."""
+    found = split.train.classes
+    if expected not in (0, len(found)):
+        raise InputError(
+            f"{split.train.location} holds {len(found)} classes ({', '.join(found[:5])}{', …' if found[5:] else ''})",
+            expected=f"{expected}, by --classes",
+            fix="take the folders out that are no class, or leave --classes out",
+        )
+    return len(found)
+
+
 def _lineage(weights: str) -> tuple[Lineage, ...]:
     """What a checkpoint of ours that a training starts from was made from, itself first; () for a file from elsewhere."""
     try:
         return Artifact.open(weights, check_hash=False).lineage()
     except AlexnetDeployError:
         return ()
-
-
-def _mixed(seed: int, epoch: int, step: int) -> int:
-    """One 64-bit seed from three numbers."""
-    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0])
 
 
 @contextmanager

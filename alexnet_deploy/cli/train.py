@@ -56,6 +56,7 @@ RECIPES = ("modern", "paper")
 @click.option("--crop", type=float, help="Smallest share of a picture's area that a random crop keeps; 1: crops only move.")
 @click.option("--erase", type=float, help="How often a square of a picture is covered.")
 @click.option("--flip/--no-flip", default=None, help="Mirror pictures left and right, half of the time.")
+@click.option("--classes", type=click.IntRange(min=2), help="How many the pictures must have. [default: as many as there are]")
 @click.option("--width", type=float, help="Scales every layer; 1 is the published network.")
 @click.option("--dropout", type=float, help="Probability that a unit of the fully connected layers is left out of a step.")
 @click.option("--input-size", type=click.IntRange(min=63), help="Height and width of the input in pixels.")
@@ -165,7 +166,8 @@ def _settings(given: dict[str, Any], typed: set[str], recipe: str | None) -> Tra
     if recipe is None and chosen.get("data", "demo") == "demo":
         return replace(demo_settings(), **chosen)
     arch = chosen.get("arch", "alexnet")
-    plain = TrainSettings(arch=arch, input_size=FAMILY[arch].input_size, width=chosen.get("width", 1.0))
+    known = {name: chosen[name] for name in ("width", "epochs") if name in chosen}  # which the recipe takes into account
+    plain = TrainSettings(arch=arch, input_size=FAMILY[arch].input_size, **known)
     return replace(with_recipe(plain, recipe or "modern"), **chosen)
 
 
