@@ -3,6 +3,7 @@
     python benchmarks/quantization/compare.py --data photos10                     # trains an AlexNet first
     python benchmarks/quantization/compare.py --data cifar10 --network mobilenet  # or another kind of network
     python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --python nncf=/path/to/its/python
+    python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --network alexnet-cifar10 --only ours --busy
 
 --data is a folder with train/ and val/ (or test/), one subfolder a class in each. NNCF and modelopt pin other versions of what we
 use: give each a virtual environment with `pip install nncf onnx onnxruntime pillow msgspec` (or nvidia-modelopt[onnx]) and name
@@ -40,6 +41,7 @@ from alexnet_deploy.statistics import paired_difference, wilson
 from alexnet_deploy.types import BatchRange
 
 RUNS = (
+    ("ours", "fp16", "tensorrt"),
     ("ours", "auto", "tensorrt"),
     ("onnxruntime", "minmax", "tensorrt"),
     ("onnxruntime", "entropy", "tensorrt"),
@@ -72,7 +74,7 @@ class Row:
     agreement_high: float = float("nan")
     sqnr_db: float = float("nan")
     peak_mb: float = float("nan")
-    seconds: float = float("nan")
+    seconds: float | None = None
 
 
 def train_model(network: str, data: Path, folder: Path) -> Path:
@@ -120,7 +122,9 @@ def answers(graph: Path, model: Artifact, pictures: PictureSet, *, integer_kerne
     return np.concatenate([runner.run(feed)[0][:rows] for feed, rows in feeds(pictures, model.manifest, 16)]).astype(np.float32)
 
 
-def judged(run: tuple[str, str, str], cost: dict[str, float | str], reference: Logits, own: Logits, labels: np.ndarray) -> Row:
+def judged(
+    run: tuple[str, str, str], cost: dict[str, float | str], reference: Logits, own: Logits, labels: np.ndarray, *, busy: bool
+) -> Row:
     right, now = (logits.argmax(axis=1) == labels for logits in (reference, own))
     pairs = paired_difference(
         int((right & now).sum()), int((right & ~now).sum()), int((~right & now).sum()), int((~right & ~now).sum())
@@ -140,16 +144,16 @@ def judged(run: tuple[str, str, str], cost: dict[str, float | str], reference: L
         agreement_high=same.high,
         sqnr_db=sqnr_db(reference, own),
         peak_mb=float(cost["peak_mb"]),
-        seconds=float(cost["seconds"]),
+        seconds=None if busy else float(cost["seconds"]),
     )
 
 
 def table(title: str, rows: list[Row], top1: float, pictures: int, calibration: int, machine: Machine) -> str:
     lines = [
-        f"# INT8 quantisers on {title}, {date.today()}",
+        f"# Quantisers on {title}, {date.today()}",
         "",
         f"FP32 top-1 {words.percent(top1)} on {pictures:,} pictures; calibrated on {calibration} others; 95 % intervals.",
-        "The TensorRT form as its Q/DQ graph is written; the CPU form in onnxruntime's integer kernels.",
+        "The TensorRT form as its graph is written; the CPU form in onnxruntime's integer kernels. INT8 but for fp16.",
         "",
         "| form | quantiser | method | top-1 | drop, points | agreement with FP32 | SQNR dB | peak MB | seconds |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -162,8 +166,10 @@ def table(title: str, rows: list[Row], top1: float, pictures: int, calibration: 
         lines.append(
             f"{name} {words.percent(r.top1)} | {r.drop_points:+.2f} [{r.drop_low:+.2f}, {r.drop_high:+.2f}]"
             f" | {words.percent(r.agreement)} [{100 * r.agreement_low:.1f}, {100 * r.agreement_high:.1f}]"
-            f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {r.seconds:.0f} |"
+            f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {'' if r.seconds is None else f'{r.seconds:.0f}'} |"
         )
+    if any(r.seconds is None for r in rows):
+        lines += ["", "Other work kept the machine busy: seconds are left out."]
     return "\n".join([*lines, "", words.machine(machine), ""])
 
 
@@ -197,11 +203,14 @@ def plot(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/ or test/")
-    parser.add_argument("--network", default="alexnet", help="what to train: alexnet, mobilenet, squeezenet or resnet")
+    parser.add_argument(
+        "--network", default="alexnet", help="what to train, alexnet or one of networks.py; the results are named so"
+    )
     parser.add_argument("--model", type=Path, help="an exported or adopted FP32 graph; one is trained otherwise")
     parser.add_argument("--count", type=int, default=384, help="calibration pictures")
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH", help="the environment of a tool")
     parser.add_argument("--title", default="", help="what the table calls the network")
+    parser.add_argument("--busy", action="store_true", help="other work runs beside this: leave the seconds out")
     parser.add_argument("--only", default="", help="tools to run, with commas between")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
@@ -222,7 +231,7 @@ def main() -> None:
             try:
                 cost = quantise(pythons.get(run[0], sys.executable), run, model.path, train, given.count, out)
                 own = answers(out, model, pictures, integer_kernels=run[2] == "cpu")
-                rows.append(judged(run, cost, reference, own, labels))
+                rows.append(judged(run, cost, reference, own, labels, busy=given.busy))
             except subprocess.CalledProcessError as error:
                 last = next((line for line in reversed(error.stderr.splitlines()) if line.strip()), "failed")
                 rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=f"did not run: {last[:120]}"))

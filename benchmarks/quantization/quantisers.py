@@ -36,6 +36,9 @@ def ours(method: str, form: str, model: Artifact, data: str, count: int, out: Pa
     from alexnet_deploy.quantization.quantize import quantize
     from alexnet_deploy.types import GraphForm, Precision
 
+    if method == "fp16":
+        quantize(model, out, Precision.FP16)
+        return "alexnet-deploy"
     calibration = calibrate(model, PictureSet.open(data), method=method, count=count)
     quantize(model, out, Precision.INT8, form=GraphForm(form), calibration=calibration)
     return "alexnet-deploy"
