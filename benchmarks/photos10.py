@@ -84,7 +84,7 @@ def trained(photos: str, recipe: list[str], seed: int) -> dict[str, Any]:
 
 def record(command: str, seeds: list[dict[str, Any]]) -> str:
     """The result file: one line a seed."""
-    right, of = sum(entry["right"] for entry in seeds), sum(entry["of"] for entry in seeds)
+    mean, of = statistics.mean(entry["right"] for entry in seeds), seeds[0]["of"]
     facts = {
         "machine": to_builtins(Machine.here()),
         "command": command,
@@ -94,8 +94,8 @@ def record(command: str, seeds: list[dict[str, Any]]) -> str:
             "stolen_core_seconds": "what the hypervisor gave to others",
             "pictures_per_second, train_loss, validation_accuracy": f"of every {EVERY}th epoch",
         },
-        "mean_accuracy": right / of,
-        "interval_95": to_builtins(wilson(right, of)),
+        "mean_accuracy": mean / of,
+        "interval_95": to_builtins(wilson(round(mean), of)),  # of one set: the seeds answer about the same photos
         "standard_deviation_of_seeds": statistics.stdev(entry["right"] / entry["of"] for entry in seeds) if seeds[1:] else None,
         "longest_seconds": max(entry["seconds"] for entry in seeds),
     }
