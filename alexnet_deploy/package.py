@@ -236,12 +236,13 @@ def _unpack(path: Path, archive: ZipFile, entries: dict[str, ZipInfo], listed: d
                 shutil.copyfileobj(packed, file, _PIECE_BYTES)
             if file_sha256(fresh / name) != sha256:
                 raise _broken(path, f"is damaged: the SHA-256 of {name} is not the one that {SUMS} states")
-        shutil.rmtree(folder, ignore_errors=True)  # what is there is not whole, or another process has just been faster
         try:
             fresh.rename(folder)
         except OSError:
-            if not _is_whole(folder, listed):
-                raise
+            if _is_whole(folder, listed):
+                return  # another process has just been faster, and may be reading it already
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

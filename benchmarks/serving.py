@@ -13,7 +13,7 @@ half load    half of that throughput, requests evenly spaced and at random momen
              of a single call plus --max-delay. "A single call" is read in both ways: of Runtime.predict, and of one client alone.
              Beside it a queue that costs nothing: see `ideal_ms`
 overload     ten times that throughput: what is shed, and what is accepted against the same server when it is full, but asked
-             no more than it lets in: as many requests under way as wait --max-wait at most
+             no more than it lets in: as many requests under way as it takes without refusing one
 
 The client has a core of its own, the last; server and Runtime.predict have the others, the same ones. On a machine of one
 core they share it, and the result says so.
@@ -41,7 +41,7 @@ from typing import Any
 
 import grpc_load
 import numpy as np
-from http_load import Answers, Client
+from http_load import MOST_CONNECTIONS, Answers, Client
 
 from alexnet_deploy import Runtime
 from alexnet_deploy.machine import Machine
@@ -282,7 +282,7 @@ def measure(model: Path, engine: list[str], seconds: float, limits: Limits) -> d
         throughput, samples = rounds(server, predict, client, grpc_body, seconds / 2 / ROUNDS)
         per_s = throughput["per_s"]
         half, half_samples = half_load(server, predict, client, grpc_body, per_s / 2, seconds, limits)
-        over, over_samples = overload(client, per_s, seconds / 2, limits)
+        over, over_samples = overload(server, client, per_s, seconds / 2, limits)
     finally:
         client.close()
         server.stop()
@@ -364,11 +364,15 @@ def half_load(
     return figures, samples
 
 
-def overload(client: Client, per_s: float, seconds: float, limits: Limits) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    full_in_flight = max(IN_FLIGHT, int(per_s * limits.max_wait_ms / 1e3))
+def overload(
+    server: Server, client: Client, per_s: float, seconds: float, limits: Limits
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    full_in_flight = most_in_flight(client, max(IN_FLIGHT, int(per_s * limits.max_wait_ms / 1e3)))
     full = client.closed_loop(seconds, full_in_flight)
     once = client.open_loop(at_random(per_s, seconds))
+    cpu_s, start = server.cpu_s(), time.perf_counter()
     over = client.open_loop(at_random(OVERLOAD * per_s, seconds))
+    cpu_share = (server.cpu_s() - cpu_s) / (time.perf_counter() - start)
     asked = sum(map(len, over.latencies.values()))
     figures = {
         "asked_per_s": round(OVERLOAD * per_s, 1),
@@ -376,12 +380,20 @@ def overload(client: Client, per_s: float, seconds: float, limits: Limits) -> tu
         **over.summary(),
         "accepted_per_s": round(len(over.accepted_ms) / seconds, 1),
         "shed_p50_ms": round(1e3 * statistics.median(over.latencies.get(503, [0.0])), 2),
+        "server_cpus": round(cpu_share, 2),
         "full": {"in_flight": full_in_flight, **full.summary()},
         "asked_once": once.summary(),
         "met": {p: over.summary()[p] <= KEPT * full.summary()[p] for p in ("p50_ms", "p99_ms")},
     }
     samples = {f"full, {full_in_flight} at a time": full.accepted_ms, f"{OVERLOAD} times too much": over.accepted_ms}
     return figures, samples
+
+
+def most_in_flight(client: Client, count: int) -> int:
+    """As many requests under way as the server takes without refusing any, from `count` on."""
+    while 503 not in client.closed_loop(1.0, count + 1).latencies and count < MOST_CONNECTIONS // 2:
+        count += 1 + count // 50
+    return count
 
 
 def http_request(runtime: Runtime) -> tuple[bytes, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -120,3 +121,12 @@ def test_a_container_runs_as_nobody_in_particular(path: Path) -> None:
     assert users
     assert users[-1].isdecimal()
     assert users[-1] != "0"
+
+
+def test_the_documentation_states_the_sizes_that_were_measured() -> None:
+    installs = json.loads((ROOT / "benchmarks" / "results" / "slim-install.json").read_text())["installs"]
+    page = (ROOT / "docs" / "howto" / "application.md").read_text()
+    for extras in ("rtx", "cpu"):
+        assert f"{installs[extras]['mb']['in all']:.0f} MB" in page
+        assert installs[extras]["loaded_with_runtime"] == []
+        assert "torch" in installs[extras]["not_installed"]

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +28,8 @@ from alexnet_deploy.errors import BackendError, DataError, InputError
 from alexnet_deploy.manifest import read_manifest
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
-from alexnet_deploy.score.shards import find
-
-
-def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+from alexnet_deploy.score.find import find
+from tests.picture_files import png
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +46,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(25):
         path = folder / ("a" if i % 2 else "b") / f"{i:02d}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(jpeg(i))
-    (folder / "a" / "03.png").write_bytes(jpeg(3)[:200])
+        path.write_bytes(png(i))
+    (folder / "a" / "03.png").write_bytes(png(3)[:200])
     (folder / "b" / "04.png").write_bytes(b"")
     (folder / "notes.txt").write_text("not a picture")
     return folder
@@ -114,7 +109,7 @@ def test_a_glob_and_a_list_name_the_same_pictures(model: Path, photos: Path, tmp
 
 @pytest.mark.parametrize("shape", ["binary", "struct"])
 def test_parquet_with_pictures_is_cut_at_its_row_groups(model: Path, tmp_path: Path, shape: str) -> None:
-    files = [jpeg(i) for i in range(10)]
+    files = [png(i) for i in range(10)]
     files[6] = b"broken"
     cells = files if shape == "binary" else [{"bytes": f, "path": None} for f in files]
     table = pyarrow.table({"image": cells, "id": [f"p{i}" for i in range(10)]})
@@ -126,7 +121,7 @@ def test_parquet_with_pictures_is_cut_at_its_row_groups(model: Path, tmp_path: P
 
 
 def test_rows_without_a_name_are_called_by_their_number(model: Path, tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.table({"jpg": [jpeg(i) for i in range(5)]}), tmp_path / "in.parquet", row_group_size=2)
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [png(i) for i in range(5)]}), tmp_path / "in.parquet", row_group_size=2)
     run(model, tmp_path / "in.parquet", tmp_path / "out")
     assert sorted(results(tmp_path / "out")) == [f"{tmp_path}/in.parquet#{i}" for i in range(5)]
 
@@ -134,7 +129,7 @@ def test_rows_without_a_name_are_called_by_their_number(model: Path, tmp_path: P
 def test_urls_are_read_and_written_through_fsspec(model: Path) -> None:
     memory = fsspec.filesystem("memory")
     for i in range(6):
-        memory.pipe_file(f"/photos/{i}.png", jpeg(i))
+        memory.pipe_file(f"/photos/{i}.png", png(i))
     memory.pipe_file("/photos/6.png", b"broken")
     report = run(model, "memory://photos", "memory://scores")
     assert (report.scored, report.rejected) == (6, 1)
@@ -264,7 +259,7 @@ def test_killed_runs_lose_nothing_and_double_nothing(model: Path, tmp_path: Path
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(240):
-        (folder / f"{i:03d}.png").write_bytes(jpeg(0) if i % 30 else b"broken")
+        (folder / f"{i:03d}.png").write_bytes(png(0) if i % 30 else b"broken")
     words = command(folder, tmp_path / "out", "-m", model, "--shard-size", "2")
     kills = 0
     for _ in range(2):
@@ -313,7 +308,7 @@ def on_a_small_disk(folder: Path, kilobytes: int, words: list[str]) -> subproces
 def test_a_full_disk_is_one_line_and_every_part_on_it_is_whole(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(40):
-        (tmp_path / "in" / f"{i}.png").write_bytes(jpeg(i))
+        (tmp_path / "in" / f"{i}.png").write_bytes(png(i))
     done = on_a_small_disk(
         tmp_path / "disk", 64, command(tmp_path / "in", tmp_path / "disk" / "out", "-m", model, "--shard-size", "1")
     )
@@ -338,6 +333,74 @@ def test_a_disk_that_takes_no_more_is_one_line_and_no_half_part(model: Path, pho
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["_score.json"]
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("named", ["folder", "glob", "braces", "list"])
+def test_tars_are_a_part_each_and_labels_in_them_are_passed_over(model: Path, tmp_path: Path, named: str) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    tar(shards / "a-00.tar", {"0.png": png(0), "0.cls": b"3", "1.png": png(1), "1.json": b"{}"})
+    tar(shards / "a-01.tar", {"2.png": b"broken", "2.cls": b"cat", "deep/3.png": png(3)})
+    (shards / "classes.txt").write_text("cat\n")
+    (tmp_path / "tars.txt").write_text(f"{shards}/a-00.tar\n{shards}/a-01.tar\n")
+    source = {"folder": shards, "glob": f"{shards}/*.tar", "braces": f"{shards}/a-{{00..01}}.tar", "list": tmp_path / "tars.txt"}[
+        named
+    ]
+    report = run(model, source, tmp_path / "out")
+    assert (report.scored, report.rejected, report.shards) == (3, 1, 2)
+    assert sorted(results(tmp_path / "out")) == [f"{shards}/a-00.tar/{i}.png" for i in (0, 1)] + [f"{shards}/a-01.tar/deep/3.png"]
+    assert list(results(tmp_path / "out", "rejects")) == [f"{shards}/a-01.tar/2.png"]
+
+
+def test_a_tar_that_is_cut_off_is_named_and_its_part_not_written(model: Path, tmp_path: Path) -> None:
+    whole = tar(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(20)})
+    whole.write_bytes(whole.read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"a\.tar cannot be read as a tar"):
+        run(model, whole, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_set_as_it_is_distributed_is_scored_whole_or_by_part(model: Path, tmp_path: Path) -> None:
+    """CIFAR-10's binary version; ImageNet's tars and the MNIST family go the same way."""
+    random = np.random.default_rng(0)
+    cifar = tmp_path / "cifar-10"
+    cifar.mkdir()
+    (cifar / "batches.meta.txt").write_text("".join(f"class{i}\n" for i in range(10)))
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        records = random.integers(0, 256, (20, 3073), np.uint8)
+        records[:, 0] = np.arange(20) % 10
+        (cifar / name).write_bytes(records.tobytes())
+    report = run(model, cifar, tmp_path / "all", shard_size=8)
+    assert (report.scored, report.shards) == (40, 6)
+    assert run(model, f"{cifar}:test", tmp_path / "test", shard_size=8).scored == 20
+    found, test = results(tmp_path / "all"), results(tmp_path / "test")
+    assert {name: found[name] for name in test} == test
+    assert sorted(test)[0].startswith("test/class0/")
+
+
+def test_imagenets_tars_are_cut_into_shards(tmp_path: Path) -> None:
+    inner = {
+        f"n0{i}.tar": tar(tmp_path / "class.tar", {f"n0{i}_{k}.JPEG": png(k) for k in range(3)}).read_bytes() for i in (1, 2)
+    }
+    folder = tmp_path / "imagenet"
+    folder.mkdir()
+    tar(folder / "ILSVRC2012_img_train.tar", inner)
+    work = find(str(folder), shard_size=4)
+    assert [len(list(shard.pictures())) for shard in work.shards] == [4, 2]
+    assert find(str(folder), shard_size=4).digest == work.digest
+
+
+def test_the_demo_pictures_are_a_set_too() -> None:
+    assert [len(list(shard.pictures())) for shard in find("demo", shard_size=600).shards] == [600, 400]
 
 
 @pytest.mark.slow

@@ -39,9 +39,10 @@ def command(
 ) -> Result:
     """Classify any number of pictures, into Parquet with picture, label, class, probability and model.
 
-    INPUT is a folder, a glob, a list of files (.txt), Parquet with picture files in a column, or a URL of one of these
-    (s3://, gs://, ... through fsspec). OUTPUT is a folder or its URL. Pictures that cannot be read go to OUTPUT/_rejects with
-    the reason. A run that was stopped, however it was, goes on where it was when the same command is given again.
+    INPUT is a folder, a glob, a list of files (.txt), Parquet with picture files in a column, tars, a set such as
+    cifar-10:test, or a URL (s3://, gs://, ... through fsspec). OUTPUT is a folder or its URL. Pictures that cannot be read go
+    to OUTPUT/_rejects with the reason. A run that was stopped, however it was, goes on where it was when the same command is
+    given again.
 
     \b
     Example:

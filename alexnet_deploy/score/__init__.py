@@ -1,6 +1,8 @@
 """Batch scoring: any number of pictures through one artifact, into Parquet, resumable, on one machine or many.
 
-shards.py        what there is to do: pictures in files or in Parquet, cut into numbered shards
+find.py          what there is to do: pictures in files, Parquet, tars or sets, cut into numbered shards
+shards.py        what a shard is, and how its pictures are read
+places.py        paths and URLs
 parts.py         what is done: one Parquet file a shard, written whole or not at all
 work.py          one shard through a Runtime
 run.py           all of them, in this process

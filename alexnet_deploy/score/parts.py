@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import msgspec
 import pyarrow
 import pyarrow.parquet
 
-from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError
+from alexnet_deploy.errors import ArtifactCorrupt, InputError
 from alexnet_deploy.files import replacing
+from alexnet_deploy.score.places import filesystem, is_object_store, translated
 
 RECORD = "_score.json"
 _PART = re.compile(r"part-(\d{8})\.parquet")
@@ -83,14 +83,9 @@ class Output:
     """The folder that the parts go to: a path or a URL."""
 
     def __init__(self, location: str) -> None:
-        """Raises InputError for a URL that fsspec does not know."""
+        """Raises DataError for a URL that fsspec does not know, AlexnetDeployError where the package for it is missing."""
         self.location = location
-        try:
-            self._filesystem, self._root = fsspec.core.url_to_fs(location)
-        except (ValueError, ImportError) as error:
-            raise InputError(
-                f"{location} cannot be written to: {error}", expected="a folder, or a URL that fsspec knows"
-            ) from error
+        self._filesystem, self._root = filesystem(location)
         self._local = type(self._filesystem).__name__ == "LocalFileSystem"
 
     def begin(self, record: Record) -> frozenset[int]:
@@ -121,10 +116,11 @@ class Output:
 
     def record(self) -> Record | None:
         """What is written in _score.json, or None. Raises ArtifactCorrupt."""
-        try:
-            content = self._filesystem.cat_file(self._path(RECORD))
-        except FileNotFoundError:
-            return None
+        with translated(self.location):
+            try:
+                content = self._filesystem.cat_file(self._path(RECORD))
+            except FileNotFoundError:
+                return None
         try:
             return msgspec.json.decode(content, type=Record)
         except msgspec.DecodeError as error:
@@ -153,12 +149,12 @@ class Output:
         self._write(_name(number), _parquet(RESULTS, columns))
 
     def _parts(self) -> list[str]:
-        try:
-            return [
-                posixpath.basename(name) for name in self._filesystem.ls(self._root, detail=False) if name.endswith(".parquet")
-            ]
-        except FileNotFoundError:
-            return []
+        with translated(self.location):
+            try:
+                names = self._filesystem.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return []
+        return [posixpath.basename(name) for name in names if name.endswith(".parquet")]
 
     def _write(self, name: str, content: bytes) -> None:
         path = self._path(name)
@@ -166,13 +162,10 @@ class Output:
             with replacing(Path(path)) as temporary:
                 temporary.write_bytes(content)
             return
-        try:
-            self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        with translated(f"{self.location}/{name}"):
+            if not is_object_store(self.location):
+                self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
             self._filesystem.pipe_file(path, content)  # object stores show an object once it is whole
-        except OSError as error:
-            raise ArtifactMissing(
-                f"cannot write {self.location}/{name}: {error}", expected="a place that can be written to"
-            ) from error
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

@@ -12,8 +12,9 @@ from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.score.find import find
 from alexnet_deploy.score.parts import Output, Record
-from alexnet_deploy.score.shards import Shard, find
+from alexnet_deploy.score.shards import Shard
 from alexnet_deploy.score.work import score_shards
 from alexnet_deploy.types import Progress, silent
 
@@ -68,7 +69,7 @@ def score(
 
     Args:
         artifact, device, backend: as Runtime takes them.
-        source: a folder, glob, list, Parquet, or a URL of one; see shards.py.
+        source: a folder, glob, list, Parquet, tars, a set, or a URL of one; see find.py.
         output: a folder or its URL; the parts of an earlier run of the same work are kept.
         shard_size: pictures a part; Parquet input is cut at its row groups.
         batch_size: pictures in one call of the engine; the artifact's favourite when None.

@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from alexnet_deploy.decoding import in_threads
+from alexnet_deploy.decoding import Fitted, fitted_one, in_threads
 from alexnet_deploy.errors import OutputNotFinite, PictureError
 from alexnet_deploy.manifest import Preprocess
-from alexnet_deploy.preprocess import Pixels, decode_fitted
+from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score.parts import Reject, Result
 from alexnet_deploy.score.shards import Picture, Shard
@@ -64,7 +64,7 @@ def score_shards(
                 flush()
                 yield Scored(turn.shard, results, rejects)
                 results, rejects = [], []
-            elif isinstance(prepared, PictureError):
+            elif isinstance(prepared, Exception):
                 rejects.append(Reject(turn.picture.name, str(prepared)))
             elif prepared is not None:
                 names.append(turn.picture.name)
@@ -78,13 +78,13 @@ def _turns(number: int, shard: Shard) -> Iterator[_Turn]:
     yield _Turn(number, None)
 
 
-def _prepared(turn: _Turn, recipe: Preprocess) -> tuple[_Turn, Pixels | PictureError | None]:
+def _prepared(turn: _Turn, recipe: Preprocess) -> tuple[_Turn, Fitted | None]:
     if turn.picture is None:
         return turn, None
     # The content is let go here: what waits for the engine is the fitted picture alone.
     kept = _Turn(turn.shard, Picture(turn.picture.name))
     try:
-        return kept, decode_fitted(turn.picture.read(), recipe)
+        return kept, fitted_one(turn.picture.open(), recipe)
     except PictureError as error:
         return kept, error
 
