@@ -75,7 +75,12 @@ def tune_page(of: TuneReport) -> str:
         for trial in of.trials
     ]
     columns = ["file", ">p50 ms", ">change", ">same", "verdict", "precision", "backend", "device", ">threads"]
-    body = html.table("Every way that was tried: those that were timed again and compared, then the others; the fastest first.", columns, rows, key=1)
+    body = html.table(
+        "Every way that was tried: those that were timed again and compared, then the others; the fastest first.",
+        columns,
+        rows,
+        key=1,
+    )
     if marks:
         named = plots.bars("Median latency of each way to run, milliseconds", marks, tick="{:g} ms".format)
         body = html.join(html.figure(named, "Median latency of each way; the one that was kept stands out"), body)
