@@ -73,12 +73,16 @@ def _is_a_set(source: str) -> bool:
     """Whether it can mean nothing else: the demo's pictures, or a part of a set."""
     if is_url(source) or Path(source).exists():
         return False
-    return source.partition(":")[0] == "demo" or bool(datasets.split_location(source)[1])
+    return _is_demo(source) or bool(datasets.split_location(source)[1])
+
+
+def _is_demo(source: str) -> bool:
+    return source.partition(":")[0] == "demo"
 
 
 def _of_set(source: str, shard_size: int) -> list[Shard]:
     """All pictures of a set, or of the part that is named."""
-    locations = [source] if source.startswith("demo") else datasets.locations_of_parts(source)
+    locations = [source] if _is_demo(source) else datasets.locations_of_parts(source)
     return [shard for location in locations for shard in set_shards(location, shard_size)]
 
 
@@ -103,16 +107,17 @@ def _names(source: str) -> tuple[str, list[str]]:
     if "{" in source and source.endswith(_TARS):
         return "list", expand(source)
     files, path = filesystem(source)
+    with translated(source):
+        kind = _kind(files, path)
+        content = files.cat_file(path) if kind == "list" else b""
+        found = files.glob(path) if kind == "glob" else files.find(path) if kind == "folder" else [path]
+    if kind != "list":
+        return kind, sorted(files.unstrip_protocol(name) if is_url(source) else name for name in found)
     try:
-        with translated(source):
-            kind = _kind(files, path)
-            if kind == "list":
-                lines = (line.strip() for line in files.cat_file(path).decode().splitlines())
-                return kind, [line for line in lines if line and not line.startswith("#")]
-            found = files.glob(path) if kind == "glob" else files.find(path) if kind == "folder" else [path]
+        lines = [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is no list of files: {error}", expected="one path or URL a line, UTF-8") from error
-    return kind, sorted(files.unstrip_protocol(name) if is_url(source) else name for name in found)
+    return kind, [line for line in lines if line and not line.startswith("#")]
 
 
 def _kind(filesystem: Any, path: str) -> str:
@@ -124,13 +129,10 @@ def _kind(filesystem: Any, path: str) -> str:
 
 
 def _row_groups(url: str, picture_column: str, name_column: str) -> list[Shard]:
-    try:
-        with translated(url), fsspec.open(url, "rb") as file:
-            table = pyarrow.parquet.ParquetFile(file)
-            rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-            schema = table.schema_arrow
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{url} cannot be read as Parquet: {error}", expected="a whole Parquet file") from error
+    with translated(url), fsspec.open(url, "rb") as file:
+        table = pyarrow.parquet.ParquetFile(file)
+        rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        schema = table.schema_arrow
     pictures = picture_column or next(
         (name for name in PICTURE_COLUMNS if name in schema.names and _holds_files(schema, name)), ""
     )
