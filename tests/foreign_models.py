@@ -271,9 +271,9 @@ def greyscale() -> Foreign:
 
 
 def any_size() -> Foreign:
-    """Height and width are open; the recipe fixes them."""
+    """Height and width are open, and the recipe fixes them; the batch is -1, as PaddlePaddle's exporter writes it."""
     net = Net()
-    return Foreign(net.model(net.head(trunk(net), 16), input_shape=("N", 3, "H", "W")))
+    return Foreign(net.model(net.head(trunk(net), 16), input_shape=(-1, 3, "H", "W"), output_shape=(-1, CLASSES)))
 
 
 def smooth_activations() -> Foreign:

@@ -59,10 +59,19 @@ def load_graph(path: str | Path) -> ModelProto:
     try:
         _check_names(model)
         _load_external_data(model, path)
+        _open_unknown_axes(model)
         check(model)
     except ModelError as error:
         raise ModelError(f"{path.name}: {error.found}", expected=error.expected, fix=error.fix) from error
     return model
+
+
+def _open_unknown_axes(model: ModelProto) -> None:
+    """An axis of length -1, as PaddlePaddle's exporter writes what it does not know, is one without a length."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_value == -1:
+                axis.Clear()
 
 
 def check(model: ModelProto) -> None:

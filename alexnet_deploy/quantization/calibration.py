@@ -85,8 +85,8 @@ class Calibration:
         histograms: of every observed tensor, by name, times its factors.
         model_sha256: of the graph that the ranges belong to.
         weights: the weights, rounded with the help of some of the pictures, the factors taken out.
-        errors: for each method that was tried, the `typical_error` of the logits on pictures held back; empty unless the method
-            was chosen by "auto".
+        errors: for each method that was tried, the `typical_error` of the logits on pictures held back, with all tensors shifted
+            that may be; empty unless the method was chosen by "auto".
         factors: of the tensors whose channels are balanced.
     """
 
@@ -388,19 +388,24 @@ class _Choice(NamedTuple):
 
 
 def _choose(trial: _Trial, ways: Sequence[_Way], methods: Sequence[str], shifts: Sequence[_Shift], progress: Progress) -> _Choice:
-    """Whatever has the least error: first of all methods in all ways, then with tensors shifted or without."""
+    """Whatever has the least error: of all methods in all ways, with all steps of int8 in use; then with less of it shifted.
+
+    In the CPU form all 255 steps are in use in any case, so that this order of the methods is the right one for both forms.
+    """
+    most = shifts[-1].tensors if shifts else ()
     errors: list[dict[str, float]] = [{} for _ in ways]
     for number, (way, method) in enumerate(product(ways, methods)):
         progress("choose method", number, len(ways) * len(methods))
-        errors[number // len(methods)][method] = trial.error(way, method)
+        errors[number // len(methods)][method] = trial.error(way, method, most)
     progress("choose method", len(ways) * len(methods), len(ways) * len(methods))
     way, found = min(zip(ways, errors, strict=True), key=lambda pair: min(pair[1].values()))
     method = min(found, key=found.__getitem__)
     shifted: tuple[str, ...] = ()
+    least = trial.error(way, method) if shifts else found[method]
     for shift in shifts:
-        error = trial.error(way, method, shift.tensors)
-        if error * shift.gain < found[method]:
-            shifted, found[method] = shift.tensors, error
+        error = found[method] if shift.tensors == most else trial.error(way, method, shift.tensors)
+        if error * shift.gain < least:
+            shifted, least = shift.tensors, error
     return _Choice(way, method, shifted, found)
 
 
