@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
@@ -88,18 +90,63 @@ def fitted(
 def in_threads(
     function: Callable[[Given], Made], items: Iterable[Given], *, ahead: int = 64, workers: int | None = None
 ) -> Generator[Made, None, None]:
-    """`map`, in order, by threads that are up to `ahead` items before whoever asks; `items` may be endless."""
+    """`map`, in order, by threads that are up to `ahead` items before whoever asks; `items` may be endless.
+
+    Ctrl-C may come at any moment, and ends it. `threading` and concurrent.futures are made of locks that are written in Python:
+    one that is interrupted while it is taken stays taken, and threads wait for it for ever. What is used here is written in C.
+    """
     remaining = iter(items)
-    pool = ThreadPoolExecutor(workers or usable_cores(), "alexnet-deploy-decode")
+    most_threads, started = workers or usable_cores(), 0
+    tasks: SimpleQueue[tuple[Given, SimpleQueue[_Outcome[Made]]] | None] = SimpleQueue()
+    waiting: deque[SimpleQueue[_Outcome[Made]]] = deque()
+    ended: SimpleQueue[None] = SimpleQueue()
+
+    def work() -> None:
+        while task := tasks.get():
+            item, answer = task
+            try:
+                answer.put(_Outcome(made=function(item)))
+            except BaseException as error:
+                answer.put(_Outcome(error=error))
+        tasks.put(None)  # for the next thread
+        ended.put(None)
+
+    def begin(count: int) -> None:
+        nonlocal started
+        for item in islice(remaining, count):
+            answer: SimpleQueue[_Outcome[Made]] = SimpleQueue()
+            tasks.put((item, answer))
+            waiting.append(answer)
+            if started < most_threads:
+                _thread.start_new_thread(work, ())
+                started += 1
+
     try:
-        waiting: deque[Future[Made]] = deque()
-        waiting.extend(pool.submit(function, item) for item in islice(remaining, ahead))
+        begin(ahead)
         while waiting:
-            made = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
-            yield made
+            outcome = waiting.popleft().get()
+            begin(1)
+            yield outcome.unwrap()
     finally:
-        pool.shutdown(cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                tasks.get_nowait()  # what nobody will ask for
+        tasks.put(None)
+        for _ in range(started):
+            ended.get()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[Made]):
+    """What a thread made of an item, or the error that it met."""
+
+    made: Made | None = None
+    error: BaseException | None = None
+
+    def unwrap(self) -> Made:
+        if self.error is not None:
+            raise self.error
+        return cast(Made, self.made)
 
 
 def fitted_one(source: Source, recipe: Preprocess) -> Fitted:
