@@ -16,7 +16,8 @@ from alexnet_deploy.answers import truth
 from alexnet_deploy.errors import DataError, GateMissed
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import UNLABELLED, PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, relative_error
+from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.comparison import relative_error
 from alexnet_deploy.quantization.fitness import warn_of_overlap
 from alexnet_deploy.quantization.layers import choose_skipped
 from alexnet_deploy.quantization.sensitivity import LayerSensitivity, Trials, agreement, measure, top1_change, worst_first

@@ -17,7 +17,7 @@ from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.parity import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import feeds
+from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.qdq import shifted_outputs
 from alexnet_deploy.runtime import Runtime

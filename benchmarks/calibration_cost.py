@@ -24,7 +24,9 @@ from alexnet_deploy.manifest import Artifact, Preprocess, to_builtins
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import Observer, calibrate, feeds
+from alexnet_deploy.quantization.calibration import calibrate
+from alexnet_deploy.quantization.feeding import feeds
+from alexnet_deploy.quantization.observation import Observer
 from alexnet_deploy.types import BatchRange
 
 MOST_TIMES, MOST_GROWTH_MB = 1.3, 100.0

@@ -17,8 +17,10 @@ from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.balance import balanceable, taken_out
 from alexnet_deploy.quantization.cache import calibrate_once
-from alexnet_deploy.quantization.calibration import Calibration, calibrate, logits, observe, relative_error
+from alexnet_deploy.quantization.calibration import Calibration, calibrate
+from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.layers import Layer, find_layers
+from alexnet_deploy.quantization.observation import observe
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.ranges import choose_range

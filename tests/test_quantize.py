@@ -12,7 +12,8 @@ from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, calibrate, logits, relative_error
+from alexnet_deploy.quantization.calibration import Calibration, calibrate
+from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour, GraphForm, Precision

@@ -13,8 +13,10 @@ from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import qdq
-from alexnet_deploy.quantization.calibration import Calibration, calibrate, logits, observe, relative_error
+from alexnet_deploy.quantization.calibration import Calibration, calibrate
+from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.layers import find_layers
+from alexnet_deploy.quantization.observation import observe
 from alexnet_deploy.quantization.qdq import shiftable, tensorrt_form
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.ranges import choose_range

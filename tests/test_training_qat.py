@@ -18,7 +18,7 @@ from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once
-from alexnet_deploy.quantization.calibration import logits
+from alexnet_deploy.quantization.comparison import logits
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.qdq import tensorrt_form
 from alexnet_deploy.quantization.weights import quantise_weight

@@ -20,9 +20,10 @@ from alexnet_deploy.folders import cache_folder
 from alexnet_deploy.logs import logger
 from alexnet_deploy.manifest import Artifact, CalibrationRecord
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, WeightRounder, calibrate
+from alexnet_deploy.quantization.calibration import Calibration, calibrate
 from alexnet_deploy.quantization.fitness import check_pictures
 from alexnet_deploy.quantization.histogram import Histogram
+from alexnet_deploy.quantization.refined import WeightRounder
 from alexnet_deploy.quantization.trained import trained_calibration
 from alexnet_deploy.types import Progress, silent
 

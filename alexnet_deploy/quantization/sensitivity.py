@@ -17,7 +17,8 @@ from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import Calibration, logits, relative_error
+from alexnet_deploy.quantization.calibration import Calibration
+from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.layers import Layer, find_layers
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT

@@ -34,7 +34,7 @@ from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Artifact, manifest_path, to_builtins
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.calibration import feeds
+from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.quantization.sensitivity import Logits, agreement, sqnr_db
 from alexnet_deploy.report import words
 from alexnet_deploy.statistics import paired_difference, wilson
