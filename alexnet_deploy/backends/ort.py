@@ -13,7 +13,7 @@ from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.manifest import Artifact
-from alexnet_deploy.types import TensorSpec
+from alexnet_deploy.types import GraphForm, TensorSpec
 
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
@@ -54,6 +54,10 @@ class OnnxRuntimeBackend(Backend):
         # Its threads spin while they wait for the next operator, which is quick; after the last one they would go on, and
         # take the CPU from whatever else runs: another Runtime, or the decoding of the next pictures.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if artifact.manifest.form is GraphForm.TENSORRT:
+            # As it is written, with float between Q and DQ, which is what TensorRT computes. By itself onnxruntime rounds biases
+            # too, in steps of two float16 scales' product, which may be as good as zero; and it takes ten times as long.
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         provider = _PROVIDERS[options.device]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.quantization.layers import Layer, Wiring
@@ -31,6 +31,8 @@ Factors = Mapping[str, Float32]
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the difference between channels that is evened out
 _WORTH_IT = 2.0  # times less noise, or a tensor stays as it is
 _LARGEST_FACTOR = 1000.0  # a channel that is nearly always zero keeps to this
+# Between two rounded tensors onnxruntime runs these in integers, with one scale for all channels.
+_OF_ONE_SCALE = {"Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool"}
 # Below these inputs the operator gives zero, or less than 0.003: what a convolution hands to it needs no steps there.
 _FLOOR = {"HardSwish": -3.0, "Sigmoid": -8.0}
 
@@ -72,7 +74,14 @@ def balanceable(model: ModelProto, layers: Sequence[Layer], observed: Sequence[s
     absorbed = {wiring.activated(layer.output) for layer in layers}
     outputs = {layer.output for layer in layers if layer.weight in own and layer.name in planar}
 
+    rounded = {*observed}
+
+    def wants_one_scale(node: NodeProto | None) -> bool:
+        return node is not None and node.op_type in _OF_ONE_SCALE and {node.input[0], node.output[0]} <= rounded
+
     def can(tensor: str) -> bool:
+        if any(map(wants_one_scale, (wiring.maker(tensor), *wiring.users(tensor)))):
+            return False
         if tensor in readers:
             if tensor in absorbed or tensor in moved or wiring.root(tensor) != tensor or wiring.maker(tensor) is None:
                 return False
