@@ -87,6 +87,13 @@ def test_graphs_run_where_they_are_meant_for(tmp_path: Path, device: Any, form: 
     assert ("--gpus" in report.command) == (device != "cpu")
 
 
+def test_a_graph_written_for_tensorrt_is_not_given_to_onnxruntime(tmp_path: Path) -> None:
+    model = tiny_artifact(tmp_path / "m.onnx", precision=Precision.INT8, form=GraphForm.TENSORRT)
+    with pytest.raises(InputError, match="written for TensorRT"):
+        write_repository([str(model.path)], tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
 def test_a_fixed_batch_is_an_ordinary_axis(tmp_path: Path) -> None:
     loose = tiny_artifact(tmp_path / "m.onnx", batch=BatchRange(4, 4, 4))
     fixed = replace(
