@@ -146,7 +146,8 @@ def choose_image(artifacts: Sequence[Artifact], named: str = "") -> str:
     """The newest container that reads all of these, or the one that was named, unless the table says that it does not.
 
     Raises:
-        InputError: a checkpoint, a graph for TensorRT, a plan of TensorRT for RTX, or plans of a version that no container has, or of several.
+        InputError: a checkpoint, a graph written for TensorRT, a plan of TensorRT for RTX, or plans of a version that no
+            container has, or of several.
     """
     versions: dict[str, str] = {}
     for artifact in artifacts:
@@ -157,7 +158,7 @@ def choose_image(artifacts: Sequence[Artifact], named: str = "") -> str:
             )
         if plan is None and artifact.manifest.form is GraphForm.TENSORRT:
             raise InputError(
-                f"{artifact.path.name} is written for TensorRT, and Triton would run it in onnxruntime, which rounds it once more",
+                f"{artifact.path.name} is written for TensorRT, and Triton's onnxruntime would round it once more",
                 expected="a plan that is built from it, or the graph of the CPU form",
                 fix="alexnet-deploy build-engine --target tensorrt, on a machine with a GPU",
             )
