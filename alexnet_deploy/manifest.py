@@ -274,6 +274,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format {self.format!r} is not {FORMAT!r}")
+        if not self.output.shape:
+            raise ValueError("the output has no axes")
         if self.labels and self.classes is not None and len(self.labels) != self.classes:
             raise ValueError(f"{len(self.labels)} labels for {self.classes} classes")
         if self.kind == "plan" and self.plan is None:

@@ -87,6 +87,7 @@ def test_a_manifest_of_another_file_is_refused(artifact: Artifact) -> None:
         {"twin": {"file": "/etc/passwd", "sha256": "0" * 64}},
         {"twin": {"file": "twin.onnx", "sha256": "short"}},
         {"input": {"name": "x", "dtype": "float32", "shape": "many"}},
+        {"output": {"name": "x", "dtype": "float32", "shape": []}},
         {"kind": "plan"},
     ],
 )
