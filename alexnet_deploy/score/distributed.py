@@ -6,9 +6,7 @@ to another. On a cluster, the artifact's path and the output must be the same on
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,29 +62,27 @@ def score_on_ray(
     with extra("ray", "score --ray"):
         import ray
         from ray.data import ActorPoolStrategy
-    # Ray says on stdout that a worker has died, at once or when it ends; there a command's result is expected, and nothing else.
-    with contextlib.redirect_stdout(sys.stderr):
-        started = not ray.is_initialized()
+    started = not ray.is_initialized()
+    if started:
+        cpus = None if address else max(_SMALLEST_RAY_CPUS, usable_cores())
+        ray.init(address=address, num_cpus=cpus, include_dashboard=False if address is None else None, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    shards = ray.data.from_items([{"number": number, "shard": shard} for number, shard in todo])
+    scored = shards.repartition(len(todo)).map_batches(
+        _Worker,
+        fn_constructor_args=(options, output),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(workers, len(todo))),
+        num_cpus=_ACTOR_CPUS,
+        num_gpus=1 if options[1] == "cuda" else 0,
+    )
+    try:
+        for row in scored.iter_rows():
+            yield row["scored"], row["rejected"]
+    except ray.exceptions.RayError as error:
+        raise AlexnetDeployError(
+            f"a Ray worker failed: {error}", fix="run the same command again: what is done is kept"
+        ) from error
+    finally:
         if started:
-            cpus = None if address else max(_SMALLEST_RAY_CPUS, usable_cores())
-            ray.init(address=address, num_cpus=cpus, include_dashboard=False if address is None else None, log_to_driver=False)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        shards = ray.data.from_items([{"number": number, "shard": shard} for number, shard in todo])
-        scored = shards.repartition(len(todo)).map_batches(
-            _Worker,
-            fn_constructor_args=(options, output),
-            batch_size=1,
-            compute=ActorPoolStrategy(size=min(workers, len(todo))),
-            num_cpus=_ACTOR_CPUS,
-            num_gpus=1 if options[1] == "cuda" else 0,
-        )
-        try:
-            for row in scored.iter_rows():
-                yield row["scored"], row["rejected"]
-        except ray.exceptions.RayError as error:
-            raise AlexnetDeployError(
-                f"a Ray worker failed: {error}", fix="run the same command again: what is done is kept"
-            ) from error
-        finally:
-            if started:
-                ray.shutdown()
+            ray.shutdown()
