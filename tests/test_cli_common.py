@@ -91,11 +91,14 @@ def test_the_systems_own_errors_are_one_line() -> None:
     assert (result.exit_code, result.stderr) == (2, "error: No space left on device: models/alexnet.onnx\n")
 
 
-def test_ctrl_c_is_exit_code_130() -> None:
-    def interrupted() -> common.Result:
+@pytest.mark.parametrize("moment", ["make_context", "invoke"])  # options are read, the command works
+def test_ctrl_c_is_exit_code_130(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    assert run(interrupted).exit_code == 130
+    monkeypatch.setattr(common.Command, moment, press)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert (result.exit_code, result.stderr) == (130, "stopped: interrupted; nothing half-written is left behind\n")
 
 
 def test_our_warnings_are_shown_and_those_of_libraries_are_not() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -51,6 +51,15 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"{__name__}.{name.replace('-', '_')}")
         return cast(click.Command, module.command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Not in a command: its module is imported within, and click's own exit code, 1, would say that a gate was missed.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            from alexnet_deploy.cli.common import interrupted
+
+            interrupted(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click has it, with the name that was probably meant."""

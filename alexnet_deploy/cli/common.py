@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -102,9 +102,6 @@ class Command(click.Command):
                     {"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}}
                 )
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            _message("stopped", "interrupted; nothing half-written is left behind")
-            ctx.exit(INTERRUPTED)
         except OSError as error:
             # A full disk, a read-only folder: the system's own sentence is the clear one.
             _message("error", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
@@ -251,6 +248,12 @@ def _warnings_as_messages() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def interrupted(ctx: click.Context) -> NoReturn:
+    """What Ctrl-C ends with, wherever in a command it came."""
+    _message("stopped", "interrupted; nothing half-written is left behind")
+    ctx.exit(INTERRUPTED)
 
 
 def _message(kind: str, text: str) -> None:

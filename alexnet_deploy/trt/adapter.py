@@ -121,7 +121,8 @@ class TensorRt:
 
     def engine(self, plan: bytes) -> Any:
         """Deserialises a plan; None where TensorRT does not, for reasons that are in the log."""
-        return self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
+        with interruptible():
+            return self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
 
     def context(self, engine: Any, kernels: bytes = b"") -> tuple[Any, Any]:
         """An execution context and, for TensorRT for RTX, its cache of compiled kernels (None otherwise).
@@ -321,10 +322,10 @@ class BuildMonitor:
 
 
 @contextmanager
-def interruptible(cancel: Callable[[], None]) -> Iterator[None]:
+def interruptible(cancel: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Ctrl-C inside the block calls `cancel`, and becomes KeyboardInterrupt only when the block has ended.
 
-    Python would raise it inside one of TensorRT's callbacks, and an exception there ends the process.
+    Python would raise it inside one of TensorRT's callbacks, its logger's above all: there it ends the process, or is lost.
     Outside the main thread this does nothing: signals do not arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -342,5 +343,5 @@ def interruptible(cancel: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        if pressed:  # and not what the cancelled work failed with
+            raise KeyboardInterrupt

@@ -189,7 +189,8 @@ def _compile(
 ) -> tuple[bytes, tuple[str, ...]]:
     """Parses and builds. Returns the plan, and TensorRT's warnings."""
     trt = bindings.trt
-    with bindings.log.collect() as messages:
+    monitor = BuildMonitor(progress, f"build {model.path.stem}")
+    with bindings.log.collect() as messages, interruptible(monitor.cancel):
         builder = trt.Builder(bindings.logger)
         network = bindings.network(builder)
         parser = trt.OnnxParser(network, bindings.logger)
@@ -201,10 +202,8 @@ def _compile(
         _check_io(network, model)
         config = bindings.config(builder, targets if targets != PORTABLE else ())
         _add_profile(builder, config, model.manifest.input, batch)
-        monitor = BuildMonitor(progress, f"build {model.path.stem}")
         shown = monitor.attach(trt, config)
-        with interruptible(monitor.cancel):
-            plan = builder.build_serialized_network(network, config)
+        plan = builder.build_serialized_network(network, config)
         del shown  # until here, for TensorRT does not keep it alive
         if monitor.error is not None:
             raise monitor.error
