@@ -11,7 +11,8 @@ from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.engine import build_engine
 from alexnet_deploy.layer_error import compare_layers
 from alexnet_deploy.manifest import Artifact, CalibrationRecord
-from alexnet_deploy.parity import Verification, verify_all
+from alexnet_deploy.parity import verify_all
+from alexnet_deploy.parity_report import Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Distribution
 from alexnet_deploy.runtime import Runtime

@@ -15,7 +15,7 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
-from alexnet_deploy.parity import LayerError, LayerErrors
+from alexnet_deploy.parity_report import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.quantization.layers import find_layers

@@ -14,7 +14,8 @@ from conftest import Demo
 
 from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.backends import BACKENDS
-from alexnet_deploy.parity import ParityReport, compare
+from alexnet_deploy.parity import compare
+from alexnet_deploy.parity_report import ParityReport
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 

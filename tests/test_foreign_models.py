@@ -15,7 +15,8 @@ from alexnet_deploy.cli import main
 from alexnet_deploy.errors import FallbackWarning
 from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import adopt
-from alexnet_deploy.parity import Gates, verify
+from alexnet_deploy.parity import verify
+from alexnet_deploy.parity_report import Gates
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import calibrate
 from alexnet_deploy.quantization.quantize import quantize

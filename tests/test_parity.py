@@ -17,7 +17,8 @@ from alexnet_deploy.answers import Answers, batch_invariance, truth
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import CalibrationRecord, DataReference, Manifest, Preprocess, picture_digits
 from alexnet_deploy.onnx_graph import save_graph
-from alexnet_deploy.parity import Gates, compare, evaluate, verify, verify_all
+from alexnet_deploy.parity import compare, evaluate, verify, verify_all
+from alexnet_deploy.parity_report import Gates
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report.parity import notes
 from alexnet_deploy.runtime import Runtime

@@ -18,7 +18,8 @@ from tiny import tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
-from alexnet_deploy.parity import Gates, Verification, verify_all
+from alexnet_deploy.parity import verify_all
+from alexnet_deploy.parity_report import Gates, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.report import html, parity, plots, terminal, words
 from alexnet_deploy.report.benchmark import benchmark as show_benchmark

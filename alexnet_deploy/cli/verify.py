@@ -58,7 +58,8 @@ def command(
 
     from alexnet_deploy.cli.data import held_out
     from alexnet_deploy.layer_error import compare_layers
-    from alexnet_deploy.parity import Gates, verify_all
+    from alexnet_deploy.parity import verify_all
+    from alexnet_deploy.parity_report import Gates
     from alexnet_deploy.report import html
     from alexnet_deploy.report.parity import verification, verification_page
     from alexnet_deploy.runtime import Runtime

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alexnet_deploy.demo import DemoReport
-from alexnet_deploy.parity import ParityReport
+from alexnet_deploy.parity_report import ParityReport
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report import benchmark, html, parity, plots, terminal, words

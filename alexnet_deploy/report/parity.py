@@ -9,7 +9,7 @@ from rich.text import Text
 
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import DataReference
-from alexnet_deploy.parity import EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
+from alexnet_deploy.parity_report import EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report import html, plots, terminal, words
