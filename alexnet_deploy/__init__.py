@@ -30,8 +30,9 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from alexnet_deploy.artifact import Artifact
     from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning
-    from alexnet_deploy.manifest import Artifact, Manifest, Preprocess
+    from alexnet_deploy.manifest import Manifest, Preprocess
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.runtime import Runtime
 

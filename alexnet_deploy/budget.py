@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_deploy.answers import truth
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import DataError, GateMissed
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import UNLABELLED, PictureSet
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.comparison import relative_error

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.engine import build_engine
 from alexnet_deploy.layer_error import compare_layers
-from alexnet_deploy.manifest import Artifact, CalibrationRecord
+from alexnet_deploy.manifest import CalibrationRecord
 from alexnet_deploy.parity import verify_all
 from alexnet_deploy.parity_report import Verification
 from alexnet_deploy.pictures import PictureSet

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.errors import AlexnetDeployError, BackendError
 from alexnet_deploy.gpu import Gpu, driver_cuda_version, gpus, problem
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, Kind, Manifest, Preprocess, write_artifact
+from alexnet_deploy.manifest import Kind, Manifest, Preprocess
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 
 PROBE_SECONDS = 120

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact, manifest_path, write_artifact
 from alexnet_deploy.errors import CalibrationError, InputError
-from alexnet_deploy.manifest import Artifact, CalibrationRecord, manifest_path, write_artifact
+from alexnet_deploy.manifest import CalibrationRecord
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once
 from alexnet_deploy.quantization.calibration import Calibration, Distribution

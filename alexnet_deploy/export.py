@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import DataError, InputError, ModelError
 from alexnet_deploy.extras import extra
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import describe, edit, save_graph
 from alexnet_deploy.onnx_graph.normalise import BATCH_AXIS, raise_opset, tidy
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_deploy.artifact import existing_file, read_manifest
 from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError
 from alexnet_deploy.files import file_sha256
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, Kind, Manifest, existing_file, read_manifest
+from alexnet_deploy.manifest import KIND_OF_SUFFIX, Kind, Manifest
 
 if TYPE_CHECKING:
     from alexnet_deploy.onnx_graph.statistics import GraphStatistics

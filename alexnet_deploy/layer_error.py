@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.parity_report import LayerError, LayerErrors

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact, existing_file
 from alexnet_deploy.backends import BACKENDS, entry
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import (
@@ -23,7 +24,7 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, Artifact, Manifest, PlanRecord, Preprocess, TunedRecord, existing_file
+from alexnet_deploy.manifest import KIND_OF_SUFFIX, Manifest, PlanRecord, Preprocess, TunedRecord
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -29,11 +29,11 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import msgspec
 
+from alexnet_deploy.artifact import Artifact, existing_file, manifest_path
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactError, InputError
 from alexnet_deploy.extras import extra
 from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.folders import cache_folder
-from alexnet_deploy.manifest import Artifact, existing_file, manifest_path
 
 SUFFIX = ".zip"
 TRUST_VARIABLE = "ALEXNET_DEPLOY_TRUST"

@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy import logs
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite, RuntimeClosed
 from alexnet_deploy.loading import foreign, is_foreign, load
-from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
+from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.preprocess import Pixels, normalise, prepare
 from alexnet_deploy.types import BatchRange, OutputKind
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import replacing
-from alexnet_deploy.manifest import Artifact, Preprocess, write_artifact
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.types import Flavour, GraphForm, TensorSpec
 
 if TYPE_CHECKING:

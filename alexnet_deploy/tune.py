@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexnet_deploy.answers import Answers, answers
+from alexnet_deploy.artifact import Artifact, update_manifest, write_artifact
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.benchmark import benchmark
 from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, TunedRecord, update_manifest, write_artifact
+from alexnet_deploy.manifest import TunedRecord
 from alexnet_deploy.parity import compare
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cpu_forms import other_forms

@@ -19,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import Machine, peak_memory_bytes
-from alexnet_deploy.manifest import Artifact, Preprocess, to_builtins
+from alexnet_deploy.manifest import Preprocess, to_builtins
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet

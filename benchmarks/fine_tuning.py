@@ -24,8 +24,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, to_builtins
+from alexnet_deploy.manifest import to_builtins
 from training.recipes import continued, with_recipe
 from training.settings import TrainSettings
 from training.train import train

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.engine import PRECISIONS, build_engine
 from alexnet_deploy.gpu import driver_cuda_version, gpus
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, Preprocess
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter, cuda

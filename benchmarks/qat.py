@@ -15,10 +15,11 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli.qat import ranges_of
 from alexnet_deploy.export import export
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, to_builtins
+from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.parity import evaluate
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, calibrate

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from rounds import Call, Rounds, in_rounds
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import FallbackWarning
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, Preprocess, to_builtins
+from alexnet_deploy.manifest import Preprocess, to_builtins
 from alexnet_deploy.report import plots
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, GraphForm, Precision

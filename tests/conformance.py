@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, BackendError, InputError, RuntimeClosed
-from alexnet_deploy.manifest import Artifact, manifest_path
 from alexnet_deploy.runtime import Runtime
 from tests.tiny import tiny_artifact
 

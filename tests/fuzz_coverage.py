@@ -19,8 +19,9 @@ import atheris
 from PIL import Image
 
 with atheris.instrument_imports(include=["alexnet_deploy"]):
+    from alexnet_deploy.artifact import manifest_path, read_manifest
     from alexnet_deploy.errors import AlexnetDeployError
-    from alexnet_deploy.manifest import Preprocess, manifest_path, read_manifest
+    from alexnet_deploy.manifest import Preprocess
     from alexnet_deploy.onnx_graph import load_graph
     from alexnet_deploy.onnx_graph.classifier import describe
     from alexnet_deploy.preprocess import decode_fitted

@@ -12,8 +12,9 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact, manifest_path, write_artifact
 from alexnet_deploy.errors import AlexnetDeployError
-from alexnet_deploy.manifest import Artifact, Manifest, manifest_path, write_artifact
+from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter
 from alexnet_deploy.trt.build import build

@@ -12,9 +12,9 @@ import foreign_models
 import msgspec
 from mutations import damaged, twisted, twisted_json
 
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.inspection import inspect
-from alexnet_deploy.manifest import Artifact, manifest_path
 from alexnet_deploy.onnx_graph import adopt, load_graph
 from alexnet_deploy.onnx_graph.statistics import statistics
 

@@ -25,9 +25,9 @@ import onnxruntime  # noqa: F401  (imported once here, and not by every child)
 import torch  # noqa: F401
 from safetensors.numpy import load_file
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import main as command_line
 from alexnet_deploy.errors import AlexnetDeployError
-from alexnet_deploy.manifest import Artifact
 from tests.colour_photos import write_photos
 
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from alexnet_deploy.manifest import Artifact, Preprocess
+from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import adopt
 
 SIZE = 32

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.fake import write_fake
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange
 from tests.conformance import Conformance

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.pytorch import PyTorchBackend
 from alexnet_deploy.errors import DeviceMissing
-from alexnet_deploy.manifest import Artifact, Preprocess
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange
 from tests.conformance import Conformance

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy import Runtime
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend, kernels_path
@@ -30,7 +31,7 @@ from alexnet_deploy.errors import (
     OutputNotFinite,
 )
 from alexnet_deploy.gpu import Gpu
-from alexnet_deploy.manifest import Artifact, Lineage, Manifest, PlanRecord, Preprocess, write_artifact
+from alexnet_deploy.manifest import Lineage, Manifest, PlanRecord, Preprocess
 from alexnet_deploy.trt import cuda
 from alexnet_deploy.trt import execution as room
 from alexnet_deploy.trt.device_arrays import DeviceArray

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.pictures import PictureSet

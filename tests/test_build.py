@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import ArtifactCorrupt, BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import Gpu
-from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, PlanRecord
+from alexnet_deploy.manifest import FileReference, LayerPrecision, PlanRecord
 from alexnet_deploy.quantization.half import to_half
 from alexnet_deploy.trt import adapter
 from alexnet_deploy.trt import build as room
@@ -153,7 +154,7 @@ def test_only_a_graph_can_be_built(model: Artifact, tmp_path: Path) -> None:
 def fixed_batch(folder: Path, count: int) -> Artifact:
     from dataclasses import replace
 
-    from alexnet_deploy.manifest import write_artifact
+    from alexnet_deploy.artifact import write_artifact
 
     loose = tiny_artifact(folder / "fixed.onnx", batch=BatchRange(count, count, count))
     fixed = replace(

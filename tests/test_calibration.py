@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import CalibrationError, InputError, PictureError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import calibrate
 from alexnet_deploy.types import BatchRange

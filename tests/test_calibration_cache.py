@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import cache
 from alexnet_deploy.quantization.cache import calibrate_once

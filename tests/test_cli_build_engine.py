@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.budget import BudgetReport, BudgetStep
 from alexnet_deploy.cli import main
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.sensitivity import LayerSensitivity
 from alexnet_deploy.report.budget import budget_section

@@ -15,8 +15,9 @@ import torch
 from click.testing import CliRunner, Result
 from foreign_models import RECIPE, save
 
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.cli import main
-from alexnet_deploy.manifest import Artifact, Preprocess, manifest_path
+from alexnet_deploy.manifest import Preprocess
 from training import checkpoint
 from training.model import ModelConfig, build_model
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import main
-from alexnet_deploy.manifest import Artifact
 from tests.tiny import LABELS, picture_batch, tiny_artifact
 
 

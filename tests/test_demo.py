@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Demo
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import GraphForm, Precision
 
 ARTIFACTS = {

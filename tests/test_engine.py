@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.engine import PRECISIONS, EngineReport, build_engine, graph_stem
 from alexnet_deploy.errors import BackendMissing, CalibrationError, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import DataError, InputError, ModelError
 from alexnet_deploy.export import ExportReport, export, to_onnx
-from alexnet_deploy.manifest import Artifact, Preprocess
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.pictures import PictureSet

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from foreign_models import ACCEPTED, SIZE, save
 from PIL import Image
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import FallbackWarning
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.parity import verify
 from alexnet_deploy.parity_report import Gates

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.quantization.four_bit import BLOCK, quantise_blocks, to_four_bit
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import Precision

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Options
 from alexnet_deploy.backends.trt import TensorRtBackend, TensorRtRtxBackend
 from alexnet_deploy.engine import PRECISIONS, build_engine
 from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.gpu import gpus, problem
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter, cuda

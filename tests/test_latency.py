@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.benchmark import _in_turns
-from alexnet_deploy.manifest import Artifact, Manifest, Preprocess
+from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.onnx_graph import save_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import calibrate

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from tiny import tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.layer_error import compare_layers, layer_errors
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.runtime import Runtime
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.quantization.low_rank import RANK_STEP, observe, to_low_rank

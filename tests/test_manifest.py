@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.artifact import Artifact, manifest_path, write_artifact
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, ManifestError
 from alexnet_deploy.files import replacing
-from alexnet_deploy.manifest import Artifact, FileReference, Manifest, Preprocess, manifest_path, write_artifact
+from alexnet_deploy.manifest import FileReference, Manifest, Preprocess
 from alexnet_deploy.types import BatchRange, TensorSpec
 
 

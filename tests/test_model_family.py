@@ -12,10 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import main
 from alexnet_deploy.cli.family import ARCHITECTURES
 from alexnet_deploy.export import export
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, calibrate
 from alexnet_deploy.quantization.quantize import quantize

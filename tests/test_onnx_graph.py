@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
 from alexnet_deploy.files import file_sha256
-from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, manifest_path
+from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.onnx_graph import adopt, describe, edit, load_graph, normalise, save_graph
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function

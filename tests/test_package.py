@@ -21,10 +21,11 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, InputError
-from alexnet_deploy.manifest import Artifact, FileReference
+from alexnet_deploy.manifest import FileReference
 from alexnet_deploy.package import SIGNATURE, SUMS, open_artifact, open_package, write_package
 from alexnet_deploy.runtime import Runtime
 

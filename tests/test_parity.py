@@ -245,7 +245,7 @@ def test_different_preprocessing_is_said(tmp_path: Path) -> None:
     one = tiny_artifact(tmp_path / "one.onnx")
     other = Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0))
     manifest = replace(one.manifest, preprocess=other, file="two.onnx")
-    from alexnet_deploy.manifest import write_artifact
+    from alexnet_deploy.artifact import write_artifact
 
     two = write_artifact(tmp_path / "two.onnx", manifest, one.path.read_bytes())
     with Runtime(one.path) as reference, Runtime(two.path) as candidate:

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import CalibrationError, InputError
 from alexnet_deploy.machine import has_vnni
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
 from alexnet_deploy.pictures import PictureSet

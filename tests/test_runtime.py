@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from alexnet_deploy import loading
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.backends.fake import FakeBackend, write_fake
 from alexnet_deploy.errors import (
     ArtifactCorrupt,
@@ -32,7 +33,7 @@ from alexnet_deploy.errors import (
     PictureError,
 )
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.manifest import Artifact, FileReference, Preprocess, manifest_path
+from alexnet_deploy.manifest import FileReference, Preprocess
 from alexnet_deploy.runtime import Runtime, _all_finite, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph

@@ -22,10 +22,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from alexnet_deploy.artifact import read_manifest
 from alexnet_deploy.backends.fake import FakeBackend, write_fake
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import BackendError, DataError, InputError
-from alexnet_deploy.manifest import read_manifest
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
 from alexnet_deploy.score.find import find
@@ -203,7 +203,7 @@ def test_results_of_other_work_are_not_mixed(model: Path, photos: Path, tmp_path
 
 
 def test_results_of_another_model_are_not_mixed(photos: Path, tmp_path: Path) -> None:
-    from alexnet_deploy.manifest import write_artifact
+    from alexnet_deploy.artifact import write_artifact
 
     write_fake(tmp_path / "a.onnx", height=16, width=16)
     write_artifact(tmp_path / "b.onnx", read_manifest(tmp_path / "a.onnx"), b"other weights")

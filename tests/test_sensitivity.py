@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.budget import hold_budget
 from alexnet_deploy.errors import DataError, DataWarning, GateMissed
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, calibrate

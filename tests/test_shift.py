@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.layer_error import layer_errors
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import qdq

@@ -21,9 +21,9 @@ from colour_photos import write_photos
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import train as cli_train
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, DeviceMissing, InputError
-from alexnet_deploy.manifest import Artifact
 from training import checkpoint
 from training.average import Average
 from training.model import ModelConfig, build_model

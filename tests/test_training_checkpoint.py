@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ManifestError
-from alexnet_deploy.manifest import Artifact, Preprocess, write_artifact
+from alexnet_deploy.manifest import Preprocess
 from training import checkpoint
 from training.model import ModelConfig, build_model
 

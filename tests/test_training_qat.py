@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 from colour_photos import write_photos
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli.qat import ranges_of
 from alexnet_deploy.cli.train import command
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.export import export
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once

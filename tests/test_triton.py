@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.manifest import Artifact, FileReference, PlanRecord, Preprocess, write_artifact
+from alexnet_deploy.manifest import FileReference, PlanRecord, Preprocess
 from alexnet_deploy.preprocess import normalise
 from alexnet_deploy.serving.sources import Sources
 from alexnet_deploy.triton import GRAPHS_IMAGE, TENSORRT_IN_CONTAINER, config_text, preprocessing_graph, write_repository

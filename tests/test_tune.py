@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from alexnet_deploy.artifact import Artifact, read_manifest, update_manifest, write_artifact
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import cpu_name, usable_cores
-from alexnet_deploy.manifest import Artifact, TunedRecord, read_manifest, update_manifest, write_artifact
+from alexnet_deploy.manifest import TunedRecord
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.tune import tune

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from alexnet_deploy.manifest import Artifact, Manifest, Preprocess, write_artifact
+from alexnet_deploy.artifact import Artifact, write_artifact
+from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.types import BatchRange, OutputKind, TensorSpec
 
 LABELS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")

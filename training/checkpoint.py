@@ -7,17 +7,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import ArtifactCorrupt, InputError, ManifestError, ModelError
-from alexnet_deploy.manifest import (
-    Artifact,
-    CalibrationRecord,
-    DataReference,
-    Lineage,
-    Manifest,
-    Preprocess,
-    TrainingRecord,
-    write_artifact,
-)
+from alexnet_deploy.manifest import CalibrationRecord, DataReference, Lineage, Manifest, Preprocess, TrainingRecord
 from alexnet_deploy.types import BatchRange, OutputKind, TensorSpec
 from training.family import FAMILY
 from training.model import AlexNet, ModelConfig, build_with_weights

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.artifact import read_manifest
 from alexnet_deploy.errors import ManifestError
-from alexnet_deploy.manifest import read_manifest
 from training.settings import TrainSettings
 
 # Krizhevsky, Sutskever, Hinton 2012, sections 4 and 5. Its learning rate fell when the validation error stood still, three

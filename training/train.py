@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from alexnet_deploy import logs
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import AlexnetDeployError, DataError, DeviceMissing, InputError
-from alexnet_deploy.manifest import Artifact, DataReference, Lineage, TrainingRecord
+from alexnet_deploy.manifest import DataReference, Lineage, TrainingRecord
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
 from training.average import Average

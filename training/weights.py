@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from alexnet_deploy.artifact import existing_file
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
 from alexnet_deploy.files import replacing
 from alexnet_deploy.folders import cache_folder
-from alexnet_deploy.manifest import existing_file
 from alexnet_deploy.types import Progress, silent
 from training.foreign_weights import read_caffe, read_onnx
 from training.model import AlexNet

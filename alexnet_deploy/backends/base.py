@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.errors import BackendMissing, InputError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import BatchRange, TensorSpec
 
 Array = npt.NDArray[Any]

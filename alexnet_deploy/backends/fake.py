@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, Artifact, Manifest, PlanRecord, Preprocess, write_artifact
+from alexnet_deploy.manifest import KIND_OF_SUFFIX, Manifest, PlanRecord, Preprocess
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 
 _FEATURES = 32

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import TensorSpec
 
 _DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8"}

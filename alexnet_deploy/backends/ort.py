@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.gpu import gpus, problem
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.types import GraphForm, TensorSpec
 
 _ERRORS_ONLY = 3

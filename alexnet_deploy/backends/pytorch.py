@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import BackendError, BackendMissing, DeviceMissing
-from alexnet_deploy.manifest import Artifact
 
 if TYPE_CHECKING:
     from training.model import AlexNet

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Array, Backend, Options
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.files import replacing
 from alexnet_deploy.gpu import Gpu
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.trt import adapter, cuda
 from alexnet_deploy.trt.adapter import TensorRt
 from alexnet_deploy.trt.execution import Execution

@@ -211,8 +211,8 @@ def latest(suffix: str, precision: Precision | None, fix: str) -> Path:
     Raises:
         ArtifactMissing: there is none; `fix` names the command that makes one.
     """
+    from alexnet_deploy.artifact import read_manifest
     from alexnet_deploy.errors import ManifestError
-    from alexnet_deploy.manifest import read_manifest
 
     def fits(path: Path) -> bool:
         try:

@@ -27,7 +27,7 @@ def command(artifacts: tuple[Path, ...], output: Path, sign: Path | None, licenc
       alexnet-deploy package models/alexnet.int8.plan -o alexnet.zip --sign key.pem
       ALEXNET_DEPLOY_TRUST=trust.pem alexnet-deploy predict alexnet.zip cat.jpg
     """
-    from alexnet_deploy.manifest import Artifact
+    from alexnet_deploy.artifact import Artifact
     from alexnet_deploy.package import write_package
     from alexnet_deploy.report.package import packed
 

@@ -13,7 +13,8 @@ import click
 from alexnet_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from alexnet_deploy.manifest import Artifact, Preprocess
+    from alexnet_deploy.artifact import Artifact
+    from alexnet_deploy.manifest import Preprocess
     from alexnet_deploy.types import TensorSpec
 
 MAX_LABEL_BYTES = 16 << 20
@@ -131,8 +132,8 @@ def open_or_adopt(path: Path, pictures_as: PreprocessOptions, output: Path | Non
         InputError: options for a file that has a manifest, or none for one that has not.
         ArtifactError: as `Artifact.open` and `adopt`.
     """
+    from alexnet_deploy.artifact import Artifact, existing_file, manifest_path
     from alexnet_deploy.cli.common import models_folder, note
-    from alexnet_deploy.manifest import Artifact, existing_file, manifest_path
 
     path = existing_file(path)
     if manifest_path(path).is_file():

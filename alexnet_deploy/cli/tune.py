@@ -54,10 +54,10 @@ def command(
     """
     from contextlib import nullcontext, suppress
 
+    from alexnet_deploy.artifact import Artifact
     from alexnet_deploy.cli.data import held_out
     from alexnet_deploy.engine import training_pictures
     from alexnet_deploy.errors import CalibrationError, DataError
-    from alexnet_deploy.manifest import Artifact
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report import html
     from alexnet_deploy.report import tune as report

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.files import file_sha256
-from alexnet_deploy.manifest import Artifact, Lineage, Manifest, Preprocess
+from alexnet_deploy.manifest import Lineage, Manifest, Preprocess
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.files import load_graph, save_graph

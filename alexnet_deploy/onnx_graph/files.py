@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import ModelProto, TensorProto, external_data_helper, helper
 
 from alexnet_deploy import __version__
+from alexnet_deploy.artifact import Artifact, existing_file, write_artifact
 from alexnet_deploy.errors import ArtifactCorrupt, InputError, ModelError
-from alexnet_deploy.manifest import Artifact, Manifest, existing_file, write_artifact
+from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.precisions import layer_precisions

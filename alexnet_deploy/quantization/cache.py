@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from alexnet_deploy import __version__
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.files import replacing
 from alexnet_deploy.folders import cache_folder
 from alexnet_deploy.logs import logger
-from alexnet_deploy.manifest import Artifact, CalibrationRecord
+from alexnet_deploy.manifest import CalibrationRecord
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration, calibrate
 from alexnet_deploy.quantization.fitness import check_pictures

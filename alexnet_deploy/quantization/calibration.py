@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from alexnet_deploy.manifest import Artifact, CalibrationRecord, picture_digits
+from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.manifest import CalibrationRecord, picture_digits
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.balance import Factors

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_deploy import logs
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import CalibrationError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 from alexnet_deploy.quantization.connected import before_quantisation, float_bias, put_in_place, weights_of
 from alexnet_deploy.quantization.width_to_channels import width_to_channels

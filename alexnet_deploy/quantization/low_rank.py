@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import CalibrationError, FallbackWarning, InputError, ModelError
 from alexnet_deploy.machine import has_vnni
-from alexnet_deploy.manifest import Artifact, CalibrationRecord, Manifest
+from alexnet_deploy.manifest import CalibrationRecord, Manifest
 from alexnet_deploy.onnx_graph import layer_precisions, load_graph, save_graph
 from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.quantization.calibration import Calibration

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto
 
-from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.logs import logger
 from alexnet_deploy.machine import has_vnni
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import Calibration

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
-from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.layers import Layer
 from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weights

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import ModelError
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 
 _CHANNELS_AT_ONCE = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alexnet_deploy.manifest import Artifact
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.report import terminal, words
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from alexnet_deploy import __version__
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.report import words
 
 if TYPE_CHECKING:

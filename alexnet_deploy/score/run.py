@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import usable_cores
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score.find import find

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import AlexnetDeployError, UnknownModel
 from alexnet_deploy.machine import usable_cores
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.package import open_artifact
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.serving.cost import Cost

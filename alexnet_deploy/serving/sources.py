@@ -12,8 +12,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_deploy.artifact import existing_file
 from alexnet_deploy.errors import ArtifactMissing, InputError, UnknownModel
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, existing_file
+from alexnet_deploy.manifest import KIND_OF_SUFFIX
 
 Versions = dict[str, Path]
 _NAMED = re.compile(r"(?P<name>[\w.-]+)(?::(?P<version>\d+))?=(?P<path>.+)", re.ASCII)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import BackendMissing, BuildError, DeviceMissing, InputError, ModelError
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.manifest import Artifact, FileReference, LayerPrecision, Manifest, PlanRecord, write_artifact
+from alexnet_deploy.manifest import FileReference, LayerPrecision, Manifest, PlanRecord
 from alexnet_deploy.onnx_graph import layer_precisions, load_graph
 from alexnet_deploy.trt import adapter
 from alexnet_deploy.trt.adapter import CURRENT, PACKAGES, BuildMonitor, TensorRt, interruptible

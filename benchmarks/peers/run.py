@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, to_builtins
+from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.pictures import PictureSet
 
 HERE = Path(__file__).parent

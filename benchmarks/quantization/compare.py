@@ -30,8 +30,9 @@ import numpy as np
 
 import alexnet_deploy
 from alexnet_deploy.answers import truth
+from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.machine import Machine
-from alexnet_deploy.manifest import Artifact, manifest_path, to_builtins
+from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.feeding import feeds

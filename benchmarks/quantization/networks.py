@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet_deploy.manifest import Artifact, Preprocess
+from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.pictures import PictureSet
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import has_vnni, peak_memory_bytes
-from alexnet_deploy.manifest import Artifact
 from alexnet_deploy.pictures import PictureSet
 
 BATCH = 16
