@@ -4,7 +4,7 @@
     python benchmarks/scoring.py --counts 1000 4000 --ray 1
 
 The pictures are PNG files of 64 px made from the demo set, in Parquet with 1,000 rows a row group; the model is an untrained
-AlexNet of a quarter of the width: small, so that what the work around them costs can be seen. Each run is a process of its own.
+AlexNet of a tenth of the width: small, so that what the work around them costs can be seen. Each run is a process of its own.
 Its seconds count from when the model is loaded, Ray's start included; its CPU time and its memory are those of all its processes.
 """
 
@@ -37,7 +37,7 @@ def make_model(folder: Path) -> Path:
     from training.model import ModelConfig, build_model
 
     torch.manual_seed(0)
-    config = ModelConfig(classes=10, width=0.25, input_size=PIXELS)
+    config = ModelConfig(classes=10, width=0.1, input_size=PIXELS)
     model = build_model(config)
     source = checkpoint.save(model, folder / "alexnet.safetensors", preprocess=Preprocess(height=PIXELS, width=PIXELS))
     return export(model.eval(), source, folder / "alexnet.onnx").artifact.path
