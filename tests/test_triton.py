@@ -20,7 +20,10 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.manifest import FileReference, PlanRecord, Preprocess
 from alexnet_deploy.preprocess import normalise
 from alexnet_deploy.serving.sources import Sources
-from alexnet_deploy.triton import GRAPHS_IMAGE, TENSORRT_IN_CONTAINER, config_text, preprocessing_graph, write_repository
+from alexnet_deploy.triton import write_repository
+from alexnet_deploy.triton.config import config_text
+from alexnet_deploy.triton.containers import GRAPHS_IMAGE, TENSORRT_IN_CONTAINER
+from alexnet_deploy.triton.ensemble import preprocessing_graph
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, TensorSpec
 from tests.tiny import LABELS, SIZE, picture_batch, tiny_artifact, tiny_graph
 
@@ -107,6 +110,9 @@ def test_a_fixed_batch_is_an_ordinary_axis(tmp_path: Path) -> None:
     config = parsed(tmp_path / "repo" / "m")
     assert (config.max_batch_size, list(config.input[0].dims)) == (0, [4, 3, SIZE, SIZE])
     assert not config.HasField("dynamic_batching")
+    with pytest.raises(InputError, match=r"batches of 4 only.*--input uint8"):
+        write_repository([str(loose.path)], tmp_path / "pixels", pixels=True)
+    assert not (tmp_path / "pixels").exists()
 
 
 def test_an_ensemble_takes_pictures_and_gives_what_the_model_gives(tmp_path: Path) -> None:
