@@ -9,12 +9,11 @@ with Runtime("models/alexnet.int8.plan") as runtime:
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,10 +28,12 @@ from alexnet_deploy import logs
 from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
-from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite, RuntimeClosed
+from alexnet_deploy.door import Door
+from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
+from alexnet_deploy.intake import Intake, all_finite, parts
 from alexnet_deploy.loading import foreign, is_foreign, load
 from alexnet_deploy.manifest import Manifest, Preprocess
-from alexnet_deploy.preprocess import Pixels, normalise, prepare
+from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.types import BatchRange, OutputKind
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ log = logs.logger(__name__)
 
 Probabilities = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
-_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 _SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -129,17 +129,14 @@ class Runtime:
         self.device: str = loaded.backend.device
         self.threads: int | None = loaded.options.threads
         self.batch: BatchRange = loaded.backend.batch
-        self._recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
+        recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
+        self._intake = Intake(loaded.backend.input, self.batch.min, recipe, self.artifact.path.name)
         self._output_kind = None if is_foreign(artifact) and output_kind is None else loaded.running.manifest.output_kind
-        self._input = loaded.backend.input
-        self._row_shape = self._input.shape[1:]
-        self._dtype = np.dtype(self._input.dtype)
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
-        self._door = _Door()
+        self._door = Door(one_at_a_time=not loaded.backend.concurrent)
         self._waking = threading.Lock()
-        self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         log.info("%s runs on %s (%s); asked for %s, %s", self.running.path.name, self.backend, self.device, device, backend)
         self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind, trust)
         _alive.add(self)
@@ -194,9 +191,7 @@ class Runtime:
             InputError: what runs here is not on the GPU, or the arrays do not fit.
         """
         with self._door:
-            engine = self._engine or self._wake()
-            with self._turn:
-                return engine.run_on_device(batch, out)
+            return (self._engine or self._wake()).run_on_device(batch, out)
 
     async def apredict(self, batch: npt.NDArray[Any]) -> Probabilities:
         """`predict` in a thread, so that an event loop goes on meanwhile."""
@@ -256,13 +251,7 @@ class Runtime:
     @property
     def recipe(self) -> Preprocess:
         """How pictures become input. Raises InputError for a file without a manifest that was opened without one."""
-        if self._recipe is None:
-            raise InputError(
-                f"how {self.artifact.path.name} wants its pictures is not known: it has no manifest",
-                expected=f"float32 batches of {self._input}",
-                fix="Runtime(..., preprocess=Preprocess(...)), or alexnet-deploy adopt",
-            )
-        return self._recipe
+        return self._intake.recipe
 
     @property
     def closed(self) -> bool:
@@ -301,23 +290,20 @@ class Runtime:
         """Checks a batch and sends it through the engine in chunks: float32 (N, classes), raw and finite."""
         if not isinstance(batch, np.ndarray):
             return self._run_on_device(batch)
-        is_pictures = self._check(batch)
+        are_pictures = self._intake.are_pictures(batch)
         count = len(batch)
         if 0 < count <= self.batch.max:
-            rows = self._prepared(batch, 0, is_pictures)
+            rows = self._intake.rows(batch, are_pictures)
             with self._door:
-                engine = self._engine or self._wake()
-                with self._turn:
-                    answer = engine.run(rows)
-            return self._checked(answer[:count], count)
+                answer = (self._engine or self._wake()).run(rows)
+            return self._checked(answer if len(answer) == count else answer[:count], count)
         # Of several chunks, the next is prepared while the engine is busy.
-        parts = _parts(count, self.batch.max)
-        chunks = (self._prepared(batch[part], part.start, is_pictures) for part in parts)
+        chunks = parts(count, self.batch.max)
+        prepared = (self._intake.rows(batch[chunk], are_pictures, chunk.start) for chunk in chunks)
         with self._door:
-            engine = self._engine or self._wake()
-            with self._turn:
-                answers = [a[: p.stop - p.start] for a, p in zip(engine.run_each(chunks), parts, strict=True)]
-        return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *answers]), count)
+            answers = (self._engine or self._wake()).run_each(prepared)
+            cut = [answer[: chunk.stop - chunk.start] for answer, chunk in zip(answers, chunks, strict=True)]
+        return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *cut]), count)
 
     def _run_on_device(self, batch: object) -> npt.NDArray[np.float32]:
         """The answer to a batch on the GPU, brought to the host."""
@@ -328,50 +314,10 @@ class Runtime:
         answer = cast(DeviceArray, self.on_device(batch))
         return self._checked(answer.to_host().astype(np.float32, copy=False), answer.shape[0])
 
-    def _check(self, batch: npt.NDArray[Any]) -> bool:
-        """Whether `batch` is pictures rather than the engine's own input. Raises InputError when it is neither."""
-        expected = self._row_shape
-        if batch.dtype == _FLOAT32 and batch.shape[1:] == expected and self._dtype != _UINT8:
-            return False  # nearly always: the rest finds out what is wrong, or an axis of any length
-        if batch.dtype == _UINT8:
-            if batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:3]:
-                raise InputError(
-                    f"pictures are uint8 {batch.shape}",
-                    expected="uint8 (N, H, W, 3), RGB",
-                    fix="batch[None] for a single picture" if batch.ndim == 3 else "",
-                )
-            return self.recipe is not None  # without a recipe that property raises
-        if self._input.dtype == "uint8" or batch.dtype != np.float32:
-            wanted = (
-                "uint8 (N, H, W, 3)" if self._input.dtype == "uint8" else "float32, preprocessed, or uint8 (N, H, W, 3) pictures"
-            )
-            raise InputError(f"the batch is {batch.dtype}", expected=wanted)
-        if batch.ndim != 1 + len(expected) or any(e not in (None, n) for e, n in zip(expected, batch.shape[1:], strict=True)):
-            wanted = ", ".join(["N", *("any" if e is None else str(e) for e in expected)])
-            raise InputError(
-                f"the batch is float32 {batch.shape}",
-                expected=f"({wanted})",
-                fix="batch[None] for a single picture" if batch.ndim == len(expected) else "",
-            )
-        return False
-
-    def _prepared(self, rows: npt.NDArray[Any], start: int, is_pictures: bool) -> npt.NDArray[Any]:
-        """Rows as the engine takes them: contiguous, in its dtype, filled up with zeros to its smallest batch."""
-        if not is_pictures:
-            rows = _finite(rows, start)
-        else:
-            rows = prepare(rows, self.recipe)
-            if self._dtype != _UINT8:
-                rows = normalise(rows, self.recipe)
-        if rows.dtype != self._dtype or not rows.flags.c_contiguous:
-            rows = np.ascontiguousarray(rows, self._dtype)
-        missing = self.batch.min - len(rows)
-        return rows if missing <= 0 else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
-
     def _checked(self, answer: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
         if answer.shape != (count, self._classes):
             raise BackendError(f"{self.backend} gave {answer.shape}", expected=f"{(count, self._classes)}")
-        if not _all_finite(answer):
+        if not all_finite(answer):
             raise OutputNotFinite(
                 f"{self.running.path.name} gave NaN or infinity for finite input",
                 expected="a number for each class",
@@ -398,40 +344,8 @@ class Runtime:
             # Never destroyed, not even at exit: its destructor would wait for threads that are not here.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
             self._engine = None
-        self._door = _Door(closed=self._door.closed)
-        self._turn = type(self._turn)() if isinstance(self._turn, nullcontext) else threading.Lock()
+        self._door = self._door.renewed()
         self._waking = threading.Lock()
-
-
-class _Door:
-    """Lets calls in until it is closed, and closes when the last one is out."""
-
-    def __init__(self, closed: bool = False) -> None:
-        self.closed = closed
-        self._inside = 0
-        self._lock = threading.Lock()
-        self._empty = threading.Event()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self.closed:
-                raise RuntimeClosed("this Runtime is closed", expected="one that is open", fix="Runtime(path)")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self.closed and not self._inside:
-                self._empty.set()
-
-    def close(self) -> bool:
-        """Whether this call, and none before, closed it."""
-        with self._lock:
-            first, self.closed = not self.closed, True
-            if not self._inside:
-                self._empty.set()
-        self._empty.wait()
-        return first
 
 
 def _packed(path: str | Path, trust: str | Path | None) -> Artifact:
@@ -460,29 +374,6 @@ def softmax(logits: Logits) -> Probabilities:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     exponentials /= exponentials.sum(axis=1, keepdims=True)
     return cast(Probabilities, exponentials)
-
-
-def _parts(count: int, largest: int) -> list[slice]:
-    """Splits `count` rows into the fewest parts of at most `largest`, whose sizes differ by one at most."""
-    parts = -(-count // largest)
-    return [slice(index * count // parts, (index + 1) * count // parts) for index in range(parts)]
-
-
-def _finite(rows: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
-    """`rows` as they are. Raises InputError where one holds NaN or infinity."""
-    if not _all_finite(rows):
-        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))[0])
-        raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
-    return rows
-
-
-def _all_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    """Whether there is no NaN and no infinity.
-
-    A sum that is finite has neither in it; one that is not may have overflowed, and all are looked at. The sum reads memory once
-    and writes none; einsum takes a third of the time of np.sum, and uses no threads.
-    """
-    return math.isfinite(np.einsum("i->", numbers.reshape(-1))) or bool(np.isfinite(numbers).all())
 
 
 _alive: weakref.WeakSet[Runtime] = weakref.WeakSet()

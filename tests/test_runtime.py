@@ -33,8 +33,9 @@ from alexnet_deploy.errors import (
     PictureError,
 )
 from alexnet_deploy.gpu import gpus
+from alexnet_deploy.intake import all_finite
 from alexnet_deploy.manifest import FileReference, Preprocess
-from alexnet_deploy.runtime import Runtime, _all_finite, softmax
+from alexnet_deploy.runtime import Runtime, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
 
@@ -225,9 +226,9 @@ class TestFiles:
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=9), elements=st.floats(width=32)), st.booleans())
 def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers: npt.NDArray[np.float32], strided: bool) -> None:
     numbers = numbers[..., ::2] if strided else numbers
-    assert _all_finite(numbers) == np.isfinite(numbers).all()
+    assert all_finite(numbers) == np.isfinite(numbers).all()
     huge = np.full_like(numbers, np.finfo(np.float32).max)
-    assert _all_finite(huge)
+    assert all_finite(huge)
 
 
 class TestAnswers:

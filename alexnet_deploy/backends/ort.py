@@ -15,6 +15,7 @@ from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, 
 from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.types import GraphForm, TensorSpec
 
+_FLOAT32 = np.dtype(np.float32)
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _WARNINGS = 2  # onnxruntime's own default
@@ -42,6 +43,7 @@ class OnnxRuntimeBackend(Backend):
         self.input = _only(session.get_inputs(), "input", artifact)
         self.output = _only(session.get_outputs(), "output", artifact)
         self.batch = batch_of(self.input, artifact)
+        self._outputs = [self.output.name]
 
     @classmethod
     def load(cls, artifact: Artifact, options: Options) -> OnnxRuntimeBackend:
@@ -83,13 +85,13 @@ class OnnxRuntimeBackend(Backend):
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         try:
-            (output,) = self._session.run([self.output.name], {self.input.name: batch})
+            (output,) = self._session.run(self._outputs, {self.input.name: batch})
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed on a batch of {batch.shape}: {_sentence(error)}",
                 fix="smaller batches, if memory is what it lacks",
             ) from error
-        return output if output.dtype == np.float32 else output.astype(np.float32)  # type: ignore[no-any-return]
+        return output if output.dtype == _FLOAT32 else output.astype(np.float32)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._session = None
