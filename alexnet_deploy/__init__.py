@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Runtime": "runtime",
-    "Artifact": "manifest",
+    "Artifact": "artifact",
     "Manifest": "manifest",
     "Preprocess": "manifest",
     "PictureSet": "pictures",
