@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -135,7 +135,8 @@ class CalibrationRecord:
         ranges: for each quantised activation, (low, high).
         balanced: those whose channels are multiplied to one width before they are rounded; their range is that of the widest.
         shifted: those that TensorRT's form shifts to the middle of int8, because they are hardly ever negative.
-        pictures: which ones: the first PICTURE_DIGITS hex digits of the SHA-256 of each, sorted, run together.
+        pictures: all that it was made with, those included that thin layers were fitted to: the first PICTURE_DIGITS hex digits
+            of the SHA-256 of each, sorted, run together.
     """
 
     data: DataReference
@@ -150,8 +151,15 @@ class CalibrationRecord:
 
     def shared(self, sha256: Sequence[str]) -> int:
         """How many of these pictures, by the hash of their content, were calibrated on; 0 where that is not recorded."""
-        own = {self.pictures[i : i + PICTURE_DIGITS] for i in range(0, len(self.pictures), PICTURE_DIGITS)}
+        own = self._digits()
         return sum(one[:PICTURE_DIGITS] in own for one in sha256)
+
+    def with_pictures(self, sha256: Iterable[str]) -> CalibrationRecord:
+        """This record, of a graph that was made with other pictures as well."""
+        return replace(self, pictures=picture_digits([*self._digits(), *sha256]))
+
+    def _digits(self) -> set[str]:
+        return {self.pictures[i : i + PICTURE_DIGITS] for i in range(0, len(self.pictures), PICTURE_DIGITS)}
 
 
 def picture_digits(sha256: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization import cpu_forms
 from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.quantization.low_rank import RANK_STEP, observe, to_low_rank
 from alexnet_deploy.runtime import Runtime
@@ -96,7 +97,10 @@ def test_what_would_not_get_thinner_is_refused(tmp_path: Path, pictures: Picture
     assert observe(tiny_artifact(tmp_path / "narrow.onnx"), pictures) == {}
 
 
-def test_thin_forms_are_int8_graphs_for_the_cpu(tmp_path: Path, pictures: PictureSet) -> None:
+def test_thin_forms_are_int8_graphs_for_the_cpu_and_name_all_pictures_that_they_were_made_with(
+    tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_forms, "CALIBRATED_ON", 64)
     whole = wide_network(tmp_path, noise=0)
     (tmp_path / "forms").mkdir()
     forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))
@@ -105,4 +109,7 @@ def test_thin_forms_are_int8_graphs_for_the_cpu(tmp_path: Path, pictures: Pictur
         assert (form.manifest.precision, form.manifest.form) == (Precision.INT8, GraphForm.CPU)
         assert {layer.precision for layer in form.manifest.layers} == {Precision.INT8}
         assert error(whole, form) < 0.1
+        record = form.manifest.calibration
+        assert record is not None
+        assert (record.data.count, record.shared(pictures.content_hashes())) == (64, len(pictures))
     assert list(other_forms(whole, tmp_path / "forms")) == []  # without pictures there is nothing to fit to

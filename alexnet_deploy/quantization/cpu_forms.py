@@ -6,6 +6,7 @@ Which of them is, and which keeps its answers, only a measurement on the machine
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,12 +76,15 @@ def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str
     from alexnet_deploy.quantization.quantize import quantize
     from alexnet_deploy.quantization.width_to_channels import to_wide_channels
 
-    directions = observe(model, pictures.sample(FITTED_TO), progress)
+    fitted_to = pictures.sample(FITTED_TO)
+    directions = observe(model, fitted_to, progress)
+    seen = fitted_to.content_hashes() if directions else []
 
     def write(path: Path, most_lost: float) -> Artifact:
         whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), directions, most_lost=most_lost)
         ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
-        int8 = quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=ranges)
+        all_seen = replace(ranges, record=ranges.record.with_pictures(seen))
+        int8 = quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
         try:
             return to_wide_channels(int8, path.with_name(_named(path.name, "int8wide")))
         except ModelError:
