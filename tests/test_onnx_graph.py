@@ -17,6 +17,7 @@ from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, 
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.onnx_graph import adopt, describe, edit, load_graph, normalise, save_graph
+from alexnet_deploy.onnx_graph.classifier import logits_of
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.onnx_graph.statistics import statistics
@@ -102,6 +103,18 @@ def test_a_batch_that_cannot_be_opened_stays_fixed(tmp_path: Path) -> None:
 )
 def test_what_the_output_means_is_read_from_the_graph(maker: object, kind: OutputKind) -> None:
     assert describe(maker().model)[2] is kind  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("behind", "steps_back"),
+    [((), 0), (("Flatten",), 0), (("Softmax",), 1), (("LogSoftmax",), 1), (("Flatten", "Softmax", "Flatten", "Identity"), 3)],
+)
+def test_the_logits_are_found_in_front_of_a_softmax(behind: tuple[str, ...], steps_back: int) -> None:
+    net = Net()
+    tensors = [net.head(trunk(net), 16)]
+    for kind in behind:
+        tensors.append(net.node(kind, tensors[-1]))
+    assert logits_of(net.model(tensors[-1])) == tensors[-1 - steps_back]
 
 
 @pytest.fixture

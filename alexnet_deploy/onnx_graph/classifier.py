@@ -74,11 +74,14 @@ def _output_spec(model: ModelProto, value: ValueInfoProto) -> TensorSpec:
     return spec
 
 
+def logits_of(model: ModelProto) -> str:
+    """The tensor that holds the logits of a classifier: its output, or what a softmax on the way there reads."""
+    node = _meaning(model, model.graph.output[0].name)
+    return str(node.input[0]) if node is not None and node.op_type in ("Softmax", "LogSoftmax") else model.graph.output[0].name
+
+
 def _output_kind(model: ModelProto, name: str) -> OutputKind:
-    made_by = edit.producers(model.graph)
-    node = made_by.get(name)
-    while node is not None and node.op_type in _TRANSPARENT:
-        node = made_by.get(node.input[0])
+    node = _meaning(model, name)
     if node is None:
         raise ModelError(f"the graph's output {name!r} is not computed by any layer", expected=_CLASSIFIER)
     if node.op_type == "Softmax":
@@ -90,10 +93,13 @@ def _output_kind(model: ModelProto, name: str) -> OutputKind:
     return OutputKind.LOGITS
 
 
-def ends_in(model: ModelProto, *kinds: str) -> NodeProto | None:
-    """The node that computes the graph's output, when it is of one of these kinds."""
-    node = edit.producers(model.graph).get(model.graph.output[0].name)
-    return node if node is not None and node.op_type in kinds else None
+def _meaning(model: ModelProto, name: str) -> NodeProto | None:
+    """The node that gives the numbers of a tensor their meaning."""
+    made_by = edit.producers(model.graph)
+    node = made_by.get(name)
+    while node is not None and node.op_type in _TRANSPARENT:
+        node = made_by.get(node.input[0])
+    return node
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

@@ -7,17 +7,10 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from alexnet_deploy.manifest import Manifest
-from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.classifier import logits_of
 from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.feeding import feeds
-
-
-def logits_of(model: ModelProto) -> str:
-    """The tensor to compare two graphs by: the logits, also where the graph goes on to probabilities."""
-    result = model.graph.output[0].name
-    last = edit.producers(model.graph)[result]
-    return str(last.input[0]) if last.op_type in ("Softmax", "LogSoftmax") else result
 
 
 def logits(model: ModelProto, manifest: Manifest, pictures: PictureSet, batch_size: int = 16) -> npt.NDArray[np.float32]:
