@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -135,7 +135,8 @@ class Runtime:
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
-        self._door = Door(one_at_a_time=not loaded.backend.concurrent)
+        self._door = Door()
+        self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         self._waking = threading.Lock()
         log.info("%s runs on %s (%s); asked for %s, %s", self.running.path.name, self.backend, self.device, device, backend)
         self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind, trust)
@@ -190,7 +191,7 @@ class Runtime:
         Raises:
             InputError: what runs here is not on the GPU, or the arrays do not fit.
         """
-        with self._door:
+        with self._door, self._turn:
             return (self._engine or self._wake()).run_on_device(batch, out)
 
     async def apredict(self, batch: npt.NDArray[Any]) -> Probabilities:
@@ -294,13 +295,13 @@ class Runtime:
         count = len(batch)
         if 0 < count <= self.batch.max:
             rows = self._intake.rows(batch, are_pictures)
-            with self._door:
+            with self._door, self._turn:
                 answer = (self._engine or self._wake()).run(rows)
             return self._checked(answer if len(answer) == count else answer[:count], count)
         # Of several chunks, the next is prepared while the engine is busy.
         chunks = parts(count, self.batch.max)
         prepared = (self._intake.rows(batch[chunk], are_pictures, chunk.start) for chunk in chunks)
-        with self._door:
+        with self._door, self._turn:
             answers = (self._engine or self._wake()).run_each(prepared)
             cut = [answer[: chunk.stop - chunk.start] for answer, chunk in zip(answers, chunks, strict=True)]
         return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *cut]), count)
@@ -344,7 +345,8 @@ class Runtime:
             # Never destroyed, not even at exit: its destructor would wait for threads that are not here.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
             self._engine = None
-        self._door = self._door.renewed()
+        self._door = Door(closed=self._door.closed)
+        self._turn = type(self._turn)() if isinstance(self._turn, nullcontext) else threading.Lock()
         self._waking = threading.Lock()
 
 
