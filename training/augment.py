@@ -39,9 +39,7 @@ def vary(wide: Pixels, size: int, settings: TrainSettings, generator: np.random.
     Returns:
         uint8 (size, size, 3); it may share memory with `wide`.
     """
-    seen = _crop(wide, size, settings.crop, generator)
-    if settings.flip and generator.random() < 0.5:
-        seen = seen[:, ::-1]
+    seen = _cropped(wide, size, settings, generator)
     if settings.policy == "trivial":
         seen = _trivial(seen, generator)
     if settings.colour:
@@ -51,16 +49,25 @@ def vary(wide: Pixels, size: int, settings: TrainSettings, generator: np.random.
     return seen
 
 
-def _crop(wide: Pixels, size: int, smallest: float, generator: np.random.Generator) -> Pixels:
-    if smallest == 1:
+def _cropped(wide: Pixels, size: int, settings: TrainSettings, generator: np.random.Generator) -> Pixels:
+    """A part of the picture, mirrored or not."""
+    if settings.crop == 1:
         top, left = generator.integers(0, len(wide) - size + 1, 2)
-        return wide[top : top + size, left : left + size]
-    area = generator.uniform(smallest, 1)
+        seen = wide[top : top + size, left : left + size]
+        return seen[:, ::-1] if _mirrors(settings, generator) else seen
+    area = generator.uniform(settings.crop, 1)
     aspect = math.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT))
     width, height = (len(wide) * min(1.0, math.sqrt(area * ratio)) for ratio in (aspect, 1 / aspect))
     left, top = generator.uniform(0, len(wide) - width), generator.uniform(0, len(wide) - height)
     box = (left, top, left + width, top + height)
-    return np.asarray(Image.fromarray(wide).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    picture = Image.fromarray(wide).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if _mirrors(settings, generator):
+        picture = ImageOps.mirror(picture)  # a sixth of the time that numpy takes for three bytes a pixel
+    return np.asarray(picture)
+
+
+def _mirrors(settings: TrainSettings, generator: np.random.Generator) -> bool:
+    return settings.flip and generator.random() < 0.5
 
 
 def _trivial(pixels: Pixels, generator: np.random.Generator) -> Pixels:

@@ -6,25 +6,28 @@ processes that share a batch see together what one would have.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.decoding import Fitted, Source, fitted_one, in_threads
-from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import Labels, PictureSet
 from alexnet_deploy.preprocess import Batch, Pixels, normalise
 from training.augment import vary
 from training.distributed import ALONE, Team
 from training.dropout import Keys, keys_of
+from training.makers import Arrays, Made, Makers, can_fork, in_order, number_of_makers, shared_memory
 from training.settings import TrainSettings
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
-_MAKERS = 8  # threads at most, each on a batch of its own: Pillow works without the interpreter's lock
+_BYTES_BESIDE = 256  # a picture: its label, its keys, and where arrays begin
 _MIXING = 1  # tells the numbers that mix a picture from those that vary it
 
 Indices = npt.NDArray[np.int64]
@@ -49,12 +52,13 @@ class Seen:
     others: Labels | None = None
     shares: npt.NDArray[np.float32] | None = None
 
+    def arrays(self) -> Arrays:
+        """What `Seen` is made of."""
+        return [getattr(self, name) for name in self.__slots__]
+
     def parts(self, count: int) -> list[Seen]:
         """Cut into so many, as long as one another but for one picture."""
-        cut = [
-            [None] * count if part is None else np.array_split(part, count)
-            for part in (getattr(self, name) for name in self.__slots__)
-        ]
+        cut = [[None] * count if part is None else np.array_split(part, count) for part in self.arrays()]
         return [Seen(*part) for part in zip(*cut, strict=True)]
 
 
@@ -71,15 +75,18 @@ class Pictures:
         self._sources = pictures.sources
         self._fit = with_margin(recipe, margin)
         shape = (recipe.height + 2 * margin, recipe.width + 2 * margin, 3)
-        room = int(_memory_bytes() * _MEMORY_SHARE) // int(np.prod(shape))
-        self._kept = np.empty((min(room, len(pictures)), *shape), np.uint8)  # the system gives memory as it is written to
-        self._is_kept = np.zeros(len(pictures), bool)
+        room = min(len(pictures), int(_memory_bytes() * _MEMORY_SHARE) // math.prod(shape))
+        self._kept = _shared(np.uint8, room, *shape)
+        self._is_kept = _shared(np.bool_, len(pictures))
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def read(self, index: int) -> Pixels | None:
-        """uint8 (height, width, 3), the margin included, or None for one that cannot be decoded. Threads may call this."""
+        """uint8 (height, width, 3), the margin included, or None for one that cannot be decoded.
+
+        Threads may call this, and forks: a picture that one of them keeps is kept for all.
+        """
         if self._is_kept[index]:
             return self._kept[index]  # type: ignore[no-any-return]
         if index in self.unreadable:
@@ -92,6 +99,13 @@ class Pictures:
             self._kept[index] = pixels
             self._is_kept[index] = True
         return pixels
+
+
+class Step(NamedTuple):
+    """The pictures of a step, by their places in the set."""
+
+    epoch: int
+    indices: list[int]
 
 
 class TrainingBatches:
@@ -115,19 +129,31 @@ class TrainingBatches:
         self._part = team.part(self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
-        """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
+        """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
         order = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self.pictures))
-        parts = (order[step * self.batch_size :][self._part] for step in range(first_step, self.steps))
-        makers = min(usable_cores(), _MAKERS)
-        yield from in_threads(lambda part: self._seen(epoch, part), parts, ahead=makers + 1, workers=makers)
+        parts = (Step(epoch, order[step * self.batch_size :][self._part].tolist()) for step in range(first_step, self.steps))
+        for arrays, unread in in_order(self._made, self._makers, parts):
+            self.pictures.unreadable |= {int(index): why for index, why in unread.items()}
+            yield Seen(*arrays)
 
-    def _seen(self, epoch: int, indices: Indices) -> Seen:
-        pictures_of = ((index, self.pictures.read(index)) for index in indices.tolist())
-        found = [(index, self._varied(epoch, index, wide)) for index, wide in pictures_of if wide is not None]
+    def close(self) -> None:
+        """Ends the processes that make batches."""
+        if self._makers:
+            self._makers.close()
+
+    @cached_property
+    def _makers(self) -> Makers[Step] | None:
+        own = self._part.stop - self._part.start
+        return Makers(self._made, Step, bytes_of(own, self._recipe), number_of_makers()) if can_fork() else None
+
+    def _made(self, step: Step) -> Made:
+        pictures_of = ((index, self.pictures.read(index)) for index in step.indices)
+        found = [(index, self._varied(step.epoch, index, wide)) for index, wide in pictures_of if wide is not None]
         readable = np.array([index for index, _ in found], np.int64)
-        return presented(
-            [picture for _, picture in found], self.pictures.labels[readable], readable, self._recipe, self._settings, epoch
-        )
+        labels = self.pictures.labels[readable]
+        seen = presented([picture for _, picture in found], labels, readable, self._recipe, self._settings, step.epoch)
+        unread = self.pictures.unreadable
+        return seen.arrays(), {str(index): unread[index] for index in step.indices if index in unread}
 
     def _varied(self, epoch: int, index: int, wide: Pixels) -> Pixels:
         return vary(wide, self._recipe.height, self._settings, np.random.default_rng([self._settings.seed, epoch, index]))
@@ -221,6 +247,17 @@ def with_margin(recipe: Preprocess, margin: int) -> Callable[[Source], Fitted]:
         return np.pad(fitted, ((border, border), (border, border), (0, 0)), "edge")
 
     return fit_wide
+
+
+def bytes_of(count: int, recipe: Preprocess) -> int:
+    """What so many pictures take in a batch, with all that is known of them."""
+    return count * (4 * recipe.height * recipe.width * recipe.channels + _BYTES_BESIDE) + _BYTES_BESIDE
+
+
+def _shared(kind: type[np.generic], *shape: int) -> npt.NDArray[Any]:
+    """Zeroes that forks see each other write to."""
+    count = math.prod(shape)
+    return np.frombuffer(shared_memory(count * np.dtype(kind).itemsize), kind, count).reshape(shape)
 
 
 def _memory_bytes() -> int:

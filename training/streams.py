@@ -14,32 +14,30 @@ import threading
 import time
 import urllib.request
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import cached_property
 from http.client import HTTPException
 from itertools import chain, cycle, islice
-from typing import IO, TypeVar, cast
+from typing import IO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from alexnet_deploy.datasets import shards
 from alexnet_deploy.datasets.shards import Sample
-from alexnet_deploy.decoding import InMemory, in_threads
+from alexnet_deploy.decoding import InMemory
 from alexnet_deploy.errors import DataError, InputError
-from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.preprocess import Pixels
 from training.augment import vary
-from training.batches import Seen, TrainingBatches, margin_of, presented, with_margin
+from training.batches import Seen, TrainingBatches, bytes_of, margin_of, presented, with_margin
 from training.distributed import ALONE, Team
+from training.makers import Made, Makers, can_fork, in_order, number_of_makers
 from training.settings import TrainSettings
 
 SCHEMES = ("http://", "https://", "file://")
 _LANES = 8
 _SHUFFLED = 4096  # pictures in the buffers of one process, still packed
 _AHEAD = 32  # pictures that each lane has read before they are asked for
-_BATCHES_AHEAD = 3
 _TRIES = 5  # to go on where a connection broke off
 _PAUSE_SECONDS = 1.0
 _TIMEOUT_SECONDS = 60.0
@@ -137,6 +135,15 @@ class Unread:
         self.unreadable: dict[str, str] = {}  # by the picture's name
 
 
+class Step(NamedTuple):
+    """What a step will see: the place in the epoch of its first picture, the packed pictures, and their labels."""
+
+    epoch: int
+    first: int
+    pictures: list[InMemory]
+    labels: list[int]
+
+
 class StreamBatches:
     """As TrainingBatches, of a stream. An epoch that is begun in its middle reads up to there again."""
 
@@ -159,35 +166,42 @@ class StreamBatches:
         self._own = part.stop - part.start
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
-        """The batches of one epoch from `first_step` on, made ahead by threads; close it to end them."""
-        with (
-            closing(self._stream.samples(self._settings.seed, epoch, self._team)) as samples,
-            ThreadPoolExecutor(usable_cores(), "pictures") as workers,
-        ):
+        """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
+        with closing(self._stream.samples(self._settings.seed, epoch, self._team)) as samples:
             next(islice(samples, first_step * self._own, first_step * self._own), None)  # goes on to there
-            steps = ((step, list(islice(samples, self._own))) for step in range(first_step, self.steps))
-            yield from in_threads(lambda item: self._seen(epoch, *item, workers), steps, ahead=_BATCHES_AHEAD, workers=1)
+            for arrays, unread in in_order(self._made, self._makers, self._steps(epoch, first_step, samples)):
+                self.pictures.unreadable |= unread
+                yield Seen(*arrays)
 
-    def _seen(self, epoch: int, step: int, samples: list[Sample[InMemory]], workers: ThreadPoolExecutor) -> Seen:
-        first = (step * self._own * self._team.size) + self._team.rank
+    def close(self) -> None:
+        """Ends the processes that make batches."""
+        if self._makers:
+            self._makers.close()
 
-        def varied(place: int, sample: Sample[InMemory]) -> Pixels | None:
-            picture = self._fit(sample.picture)
+    @cached_property
+    def _makers(self) -> Makers[Step] | None:
+        return Makers(self._made, Step, bytes_of(self._own, self._recipe), number_of_makers()) if can_fork() else None
+
+    def _steps(self, epoch: int, first_step: int, samples: Iterator[Sample[InMemory]]) -> Iterator[Step]:
+        for step in range(first_step, self.steps):
+            found = list(islice(samples, self._own))
+            first = step * self._own * self._team.size + self._team.rank
+            yield Step(epoch, first, [sample.picture for sample in found], [self._stream.label(sample) for sample in found])
+
+    def _made(self, step: Step) -> Made:
+        pictures, labels, places, unread = [], [], [], {}
+        for number, (source, label) in enumerate(zip(step.pictures, step.labels, strict=True)):
+            place = step.first + number * self._team.size
+            picture = self._fit(source)
             if isinstance(picture, Exception):
-                self.pictures.unreadable[sample.picture.name] = str(picture)
-                return None
-            generator = np.random.default_rng([self._settings.seed, epoch, place])
-            return vary(picture, self._recipe.height, self._settings, generator)
-
-        places = range(first, first + self._own * self._team.size, self._team.size)
-        found = [
-            (place, picture, self._stream.label(sample))
-            for place, picture, sample in zip(places, workers.map(varied, places, samples), samples, strict=True)
-            if picture is not None
-        ]
-        labels = np.array([label for _, _, label in found], np.int64)
-        read = np.array([place for place, _, _ in found], np.int64)
-        return presented([picture for _, picture, _ in found], labels, read, self._recipe, self._settings, epoch)
+                unread[source.name] = str(picture)
+                continue
+            generator = np.random.default_rng([self._settings.seed, step.epoch, place])
+            pictures.append(vary(picture, self._recipe.height, self._settings, generator))
+            labels.append(label)
+            places.append(place)
+        found, there = np.array(labels, np.int64), np.array(places, np.int64)
+        return presented(pictures, found, there, self._recipe, self._settings, step.epoch).arrays(), unread
 
 
 def batches_of(

@@ -175,7 +175,8 @@ class Training:
         return Replicas(self.network, worthwhile(self.model, self.batches.batch_size) if alone else 1)
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Ends its threads and processes."""
+        self.batches.close()
         if "replicas" in self.__dict__:  # it has taken a step
             self.replicas.close()
 
