@@ -7,14 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from alexnet_deploy.artifact import Artifact, existing_file
-from alexnet_deploy.backends import BACKENDS, entry
+from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.backends import BACKENDS, FLAVOURS, entry
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import (
     AlexnetDeployError,
-    ArtifactCorrupt,
     BackendMissing,
     DeviceMissing,
     FallbackWarning,
@@ -22,10 +20,11 @@ from alexnet_deploy.errors import (
     ManifestError,
     ModelError,
 )
+from alexnet_deploy.foreign import completed, is_foreign
 from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
-from alexnet_deploy.manifest import KIND_OF_SUFFIX, Manifest, PlanRecord, Preprocess, TunedRecord
-from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
+from alexnet_deploy.manifest import Manifest, TunedRecord
+from alexnet_deploy.types import GraphForm, Precision
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -67,62 +66,15 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
     else:
         loaded = _load_anywhere(artifact, artifact, name, device, threads)
     try:
-        loaded = _complete(loaded) if is_foreign(artifact) else loaded
+        if is_foreign(artifact):
+            artifact = completed(artifact, loaded.backend)
+            loaded = replace(loaded, artifact=artifact, running=artifact)
         _check_agreement(loaded)
     except AlexnetDeployError:
         loaded.backend.close()
         raise
     _warn_of_saturation(loaded)
     return loaded
-
-
-def foreign(
-    path: str | Path, backend: str | None, preprocess: Preprocess | None, labels: tuple[str, ...], output_kind: OutputKind | None
-) -> Artifact:
-    """A file without a manifest, as an Artifact whose manifest says what the caller said; `load` adds what the engine says.
-
-    Raises:
-        ManifestError: no backend was named, or the file is a checkpoint, which is nothing without its manifest.
-    """
-    path = existing_file(path)
-    kind = KIND_OF_SUFFIX.get(path.suffix)
-    if kind is None:
-        raise ArtifactCorrupt(f"{path.name} is no artifact: its name ends in {path.suffix!r}", expected=", ".join(KIND_OF_SUFFIX))
-    if backend is None or kind == "checkpoint":
-        raise ManifestError(
-            f"{path} has no manifest ({path.name}.json)",
-            expected="the .json that is written beside every artifact",
-            fix=f"alexnet-deploy adopt {path} --help, or name a backend for a file from elsewhere"
-            if kind == "onnx"
-            else "copy it together with the file, or make the artifact again",
-        )
-    plan = None
-    if kind == "plan":
-        plan = PlanRecord(flavour=_FLAVOURS.get(backend, Flavour.TENSORRT), version="", capabilities=())
-    return Artifact(
-        path,
-        Manifest(
-            kind=kind,
-            input=_UNKNOWN,
-            output=_UNKNOWN,
-            preprocess=preprocess or Preprocess(height=1, width=1),
-            batch=BatchRange(),
-            labels=labels,
-            output_kind=output_kind or OutputKind.LOGITS,
-            plan=plan,
-            notes=_FOREIGN_NOTE,
-        ),
-    )
-
-
-def is_foreign(artifact: Artifact) -> bool:
-    """Whether `artifact` comes from `foreign`, and not from a manifest on the disk (which is never without a file's name)."""
-    return artifact.manifest.file == ""
-
-
-_UNKNOWN = TensorSpec("", "float32", (None,))
-_FOREIGN_NOTE = "loaded without a manifest: names, shapes and dtypes are those that the engine states"
-_FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
 
 
 def _tuned_for_here(manifest: Manifest) -> TunedRecord | None:
@@ -148,7 +100,7 @@ def _backend_name(artifact: Artifact, named: str | None) -> str:
             )
         return name
     if manifest.plan is not None:
-        return next(name for name, flavour in _FLAVOURS.items() if flavour == manifest.plan.flavour)
+        return next(name for name, flavour in FLAVOURS.items() if flavour == manifest.plan.flavour)
     able = [name for name, line in BACKENDS.items() if manifest.kind in line.kinds and line.automatic]
     return next((name for name in able if BACKENDS[name].installed), able[0])
 
@@ -233,17 +185,6 @@ def _hash_checked(artifact: Artifact) -> Iterator[None]:
         thread.join()
         if wrong:
             raise wrong[0]
-
-
-def _complete(loaded: Loaded) -> Loaded:
-    """Writes what the engine states about itself into a foreign file's manifest."""
-    engine, manifest = loaded.backend, loaded.artifact.manifest
-    try:
-        manifest = replace(manifest, file=loaded.artifact.path.name, input=engine.input, output=engine.output, batch=engine.batch)
-    except ValueError as error:
-        raise ModelError(f"{loaded.artifact.path}: {error}", expected="a single-input image classifier") from error
-    artifact = replace(loaded.artifact, manifest=manifest)
-    return replace(loaded, artifact=artifact, running=artifact)
 
 
 def _check_agreement(loaded: Loaded) -> None:

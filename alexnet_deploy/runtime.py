@@ -30,8 +30,9 @@ from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.door import Door
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
+from alexnet_deploy.foreign import foreign, is_foreign
 from alexnet_deploy.intake import Intake, all_finite, parts
-from alexnet_deploy.loading import foreign, is_foreign, load
+from alexnet_deploy.loading import load
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.types import BatchRange, OutputKind

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.manifest import Kind
+from alexnet_deploy.types import Flavour
 
 if TYPE_CHECKING:
     from alexnet_deploy.backends.base import Backend
@@ -53,6 +54,8 @@ BACKENDS: dict[str, Entry] = {
     "tensorrt-rtx": Entry("trt:TensorRtRtxBackend", ("plan",), "tensorrt_rtx", "rtx", ("cuda",)),
     "fake": Entry("fake:FakeBackend", ("checkpoint", "onnx", "plan"), "numpy", "", ("cpu", "cuda"), automatic=False),
 }
+# Whose plans they run.
+FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
 
 
 def entry(name: str) -> Entry:
