@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless",
@@ -53,7 +55,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20.0) -> None:
+    def until(self, script: str, seconds: float = PATIENCE_S) -> None:
         end = time.monotonic() + seconds
         while not self.value(script):
             assert time.monotonic() < end, f"never true: {script}; the page says {self.value('document.body.innerText')!r}"
@@ -94,7 +96,7 @@ class Page:
 
     def _receive(self) -> Any:
         while b"\0" not in self._buffer:
-            readable, _, _ = select.select([self._from], [], [], 30)
+            readable, _, _ = select.select([self._from], [], [], PATIENCE_S)
             assert readable, "the browser does not answer"
             piece = os.read(self._from, 1 << 20)
             assert piece, "the browser has ended"

@@ -6,8 +6,7 @@ import contextlib
 import http.client
 import io
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from alexnet_deploy.backends.fake import write_fake
-from alexnet_deploy.serving.server import Server, background
+from alexnet_deploy.serving.running import background
+from alexnet_deploy.serving.server import Server
 from alexnet_deploy.serving.settings import Settings
+from tests.patience import PATIENCE_S
 
 LABELS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
@@ -44,7 +45,7 @@ def serving(*specs: str | Path, **settings: Any) -> Iterator[Server]:
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-    connection = http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=PATIENCE_S)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
@@ -68,11 +69,3 @@ def picture(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (40, 30)) 
 
 def pixels_of(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)))
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits for something that must happen; fails when it does not."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.backends.fake import write_fake
+from tests.patience import PATIENCE_S
 from tests.serving import LABELS, picture, write_model
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def run(name: str, *words: str | Path) -> str:
     command = [sys.executable, EXAMPLES / name, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"BACKEND": "fake"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=os.environ | {"BACKEND": "fake"})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -85,7 +86,7 @@ def test_hadolint_finds_nothing(path: Path) -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed")
-    done = subprocess.run([hadolint, path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([hadolint, path], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout
 
 

@@ -26,6 +26,7 @@ from click.testing import CliRunner
 
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.cli import main
+from tests.patience import PATIENCE_S
 from tests.picture_files import png
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -63,7 +64,7 @@ def command(source: str, output: str, model: Path, *words: str) -> list[str]:
 
 
 def scored(source: str, output: str, model: Path, *words: str) -> dict[str, Any]:
-    done = subprocess.run(command(source, output, model, *words), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(source, output, model, *words), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -146,7 +147,7 @@ def test_a_run_that_is_killed_goes_on_in_the_bucket(bucket: Any, model: Path) ->
 
 def failing(source: str, output: str, model: Path, **environment: str) -> str:
     done = subprocess.run(
-        command(source, output, model), capture_output=True, text=True, timeout=120, env=os.environ | environment
+        command(source, output, model), capture_output=True, text=True, timeout=PATIENCE_S, env=os.environ | environment
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

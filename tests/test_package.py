@@ -26,8 +26,10 @@ from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, InputError
 from alexnet_deploy.manifest import FileReference
-from alexnet_deploy.package import SIGNATURE, SUMS, open_artifact, open_package, write_package
+from alexnet_deploy.package import open_artifact, open_package, write_package
+from alexnet_deploy.package.layout import SIGNATURE, SUMS
 from alexnet_deploy.runtime import Runtime
+from tests.patience import PATIENCE_S
 
 BATCH = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
 
@@ -369,7 +371,7 @@ def test_many_processes_may_open_a_package_at_once(artifact: Artifact, tmp_path:
         f"from alexnet_deploy.package import open_package; print(open_package({str(tmp_path / 'model.zip')!r}).manifest.sha256)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert {p.communicate(timeout=60)[0].strip() for p in processes} == {artifact.manifest.sha256}
+    assert {p.communicate(timeout=PATIENCE_S)[0].strip() for p in processes} == {artifact.manifest.sha256}
 
 
 def test_the_command_packs_and_predict_runs_it(artifact: Artifact, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.serving.server import Server
 from alexnet_deploy.types import OutputKind, TensorSpec
+from tests.patience import PATIENCE_S
 from tests.serving import LABELS, picture, pixels_of, serving, write_model
 
 http = pytest.importorskip("tritonclient.http")
@@ -235,7 +236,7 @@ def test_a_grpc_stream_answers_each_request_and_survives_a_wrong_one(server: Ser
     client.start_stream(lambda result, error: answers.put((result, error)))
     for batch in (BATCH, BATCH[:, :1], BATCH[:1]):
         client.async_stream_infer("shoes", given(grpc, batch), model_version="1")
-    (first, _), (_, wrong), (third, _) = (answers.get(timeout=10) for _ in range(3))
+    (first, _), (_, wrong), (third, _) = (answers.get(timeout=PATIENCE_S) for _ in range(3))
     client.stop_stream()
     client.close()
     np.testing.assert_array_equal(first.as_numpy("logits"), runtime.logits(BATCH))

@@ -80,7 +80,8 @@ def command(
         tls_key=tls_key,
     )
     with extra("serve", "alexnet-deploy serve"):
-        from alexnet_deploy.serving.server import Server, serve
+        from alexnet_deploy.serving.running import serve
+        from alexnet_deploy.serving.server import Server
     if not settings.loopback and not token:
         note(f"everybody who reaches {host} may ask, and load and unload models: --token asks for a password")
 

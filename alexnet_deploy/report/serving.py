@@ -9,7 +9,7 @@ from rich.console import Console
 from alexnet_deploy.report.terminal import Show
 
 if TYPE_CHECKING:
-    from alexnet_deploy.serving.server import Summary
+    from alexnet_deploy.serving.running import Summary
 
 _WORDS = {"ok": "answered", "shed": "shed (503)", "refused": "refused (4xx)", "cancelled": "hung up", "error": "failed (5xx)"}
 

@@ -11,5 +11,7 @@ metrics.py     Prometheus; description.py: what the server says about itself
 guard.py       the token, pages of other sites, endless headers
 http_api.py    Starlette: the protocol, /classify, the page in web/; http_body.py and http_codec.py are its ends
 grpc_api.py    gRPC: the same; messages.py and open_inference.proto are its schema
-server.py      sockets, signals, and an orderly end
+ports.py       listening sockets
+server.py      both protocols together, and an orderly end
+running.py     a server until it is told to stop: the command, or a thread
 """
