@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -29,6 +31,7 @@ from alexnet_deploy.errors import BackendError, DataError, InputError
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
 from alexnet_deploy.score.find import find
+from tests.patience import PATIENCE_S, until
 from tests.picture_files import png
 
 
@@ -296,7 +299,7 @@ def on_a_small_disk(folder: Path, kilobytes: int, words: list[str]) -> subproces
     )
     try:
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script, str(folder), *words], capture_output=True, text=True, timeout=60
+            ["unshare", "--mount", "sh", "-c", script, str(folder), *words], capture_output=True, text=True, timeout=PATIENCE_S
         )
     except FileNotFoundError:
         pytest.skip("there is no unshare")
@@ -328,7 +331,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_no_half_part(model: Path, pho
     """A limit on the size of files stands in for a full disk where none can be mounted."""
     words = command(photos, tmp_path / "out", "-m", model)
     limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "score", *words]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr
@@ -403,14 +406,36 @@ def test_the_demo_pictures_are_a_set_too() -> None:
     assert [len(list(shard.pictures())) for shard in find("demo", shard_size=600).shards] == [600, 400]
 
 
+def descendants(process: int) -> list[int]:
+    """Numbers of all processes that come from this one."""
+    parents: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parents.setdefault(int(status.read_text().rpartition(")")[2].split()[1]), []).append(int(status.parent.name))
+    found = [process]
+    for number in found:
+        found += parents.get(number, [])
+    return found[1:]
+
+
 @pytest.mark.slow
-def test_ray_gives_the_same_parts(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_same_parts_though_a_worker_is_killed_within_one(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    run(model, photos, tmp_path / "here", shard_size=10)
-    words = command(photos, tmp_path / "ray", "-m", model, "--shard-size", "10", "--ray", "2", "--json")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["scored"], report["rejected"], report["workers"]) == (23, 2, 2)
+    folder, shards = tmp_path / "photos", 300
+    folder.mkdir()
+    for i in range(2 * shards):
+        (folder / f"{i:03d}.png").write_bytes(png(i % 7) if i % 30 else b"broken")
+    run(model, folder, tmp_path / "here", shard_size=2)
+    words = command(folder, tmp_path / "ray", "-m", model, "--shard-size", "2", "--ray", "2", "--json")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: process.poll() is not None or len(list((tmp_path / "ray").glob("part-*"))) >= 10)
+        names = {number: Path(f"/proc/{number}/cmdline").read_text() for number in descendants(process.pid)}
+        os.kill(next(number for number, name in names.items() if name.startswith("ray::MapWorker")), signal.SIGKILL)
+        done_already = len(list((tmp_path / "ray").glob("part-*")))
+        said, complained = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, complained
+    assert done_already < shards
+    report = json.loads(said)
+    assert (report["scored"], report["rejected"], report["workers"]) == (580, 20, 2)
     assert results(tmp_path / "ray") == results(tmp_path / "here")
     assert results(tmp_path / "ray", "rejects") == results(tmp_path / "here", "rejects")
