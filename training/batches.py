@@ -127,6 +127,7 @@ class TrainingBatches:
         self._recipe = recipe
         self._settings = settings
         self._part = team.part(self.batch_size)
+        self._team = team
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
         """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
@@ -144,7 +145,10 @@ class TrainingBatches:
     @cached_property
     def _makers(self) -> Makers[Step] | None:
         own = self._part.stop - self._part.start
-        return Makers(self._made, Step, bytes_of(own, self._recipe), number_of_makers()) if can_fork() else None
+        if not can_fork():
+            return None
+        slot_bytes = bytes_of(own, self._recipe)
+        return Makers(self._made, Step, slot_bytes, number_of_makers(), yielding=self._team.device == "cpu")
 
     def _made(self, step: Step) -> Made:
         pictures_of = ((index, self.pictures.read(index)) for index in step.indices)

@@ -16,6 +16,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
@@ -30,7 +31,7 @@ from alexnet_deploy.machine import usable_cores
 
 _MOST = 16
 _ALIGNED = 64  # bytes: where an array begins
-_NICENESS = 1  # the training goes first; it waits for the makers as soon as they have nothing ready
+_NICENESS = 19  # beside a training on the same cores: it goes first, and they fill the gaps that its steps leave
 
 Given = TypeVar("Given")
 Arrays = list[Any]  # numpy arrays, and None
@@ -79,21 +80,24 @@ class Makers(Generic[Given]):
         given: the type of an item, of those that msgspec knows.
         slot_bytes: what the arrays take in all, at most, each rounded up to 64.
         count: of the processes.
+        yielding: let go first whoever else wants the cores.
 
     Raises:
         AlexnetDeployError: a process was killed.
         RuntimeError: the function failed.
     """
 
-    def __init__(self, make: Make[Given], given: type[Given], slot_bytes: int, count: int) -> None:
+    def __init__(self, make: Make[Given], given: type[Given], slot_bytes: int, count: int, *, yielding: bool = False) -> None:
         self._slots = [shared_memory(slot_bytes) for _ in range(count + 3)]  # one each, one ready, and what a step looks at
         self._free: SimpleQueue[int] = SimpleQueue()
         self._idle: SimpleQueue[_Maker] = SimpleQueue()
         for number in range(len(self._slots)):
             self._free.put(number)
+        decoder = msgspec.msgpack.Decoder(_Task[given])  # type: ignore[valid-type]
+        work = partial(_serve, make, decoder, self._slots)
         makers: list[_Maker] = []
         for _ in range(count):
-            makers.append(_forked(make, msgspec.msgpack.Decoder(_Task[given]), self._slots, makers))  # type: ignore[valid-type]
+            makers.append(_forked(work, makers, _NICENESS if yielding else 0))
             self._idle.put(makers[-1])
         self.close = weakref.finalize(self, _end, makers)
 
@@ -144,7 +148,7 @@ def shared_memory(size_bytes: int) -> mmap.mmap:
     return mmap.mmap(-1, max(1, size_bytes))
 
 
-def _forked(make: Make[Any], decoder: msgspec.msgpack.Decoder[Any], slots: list[mmap.mmap], before: list[_Maker]) -> _Maker:
+def _forked(work: Callable[[Connection], NoReturn], before: list[_Maker], niceness: int) -> _Maker:
     ours, theirs = Pipe()
     if process := os.fork():
         theirs.close()
@@ -152,11 +156,11 @@ def _forked(make: Make[Any], decoder: msgspec.msgpack.Decoder[Any], slots: list[
     try:
         for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C goes to the whole group; the training ends when it is ready to
             signal.signal(number, signal.SIG_IGN)
-        os.nice(_NICENESS)
+        os.nice(niceness)
         for pipe in (ours, *(maker.pipe for maker in before)):
             pipe.close()  # so that it ends with the training
         with suppress(EOFError, OSError):
-            _serve(make, decoder, slots, theirs)
+            work(theirs)
     finally:
         os._exit(0)  # nothing of the other process's is flushed, or run at its end
 

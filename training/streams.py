@@ -180,7 +180,10 @@ class StreamBatches:
 
     @cached_property
     def _makers(self) -> Makers[Step] | None:
-        return Makers(self._made, Step, bytes_of(self._own, self._recipe), number_of_makers()) if can_fork() else None
+        if not can_fork():
+            return None
+        slot_bytes = bytes_of(self._own, self._recipe)
+        return Makers(self._made, Step, slot_bytes, number_of_makers(), yielding=self._team.device == "cpu")
 
     def _steps(self, epoch: int, first_step: int, samples: Iterator[Sample[InMemory]]) -> Iterator[Step]:
         for step in range(first_step, self.steps):
