@@ -12,6 +12,7 @@ imagenet/, cifar-10/, demo     sets as they are distributed, packed or binary; a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,9 @@ def _row_groups(url: str, picture_column: str, name_column: str) -> list[Shard]:
         raise DataError(
             f"{url} has no column {name_column!r}", expected=f"one of {', '.join(schema.names)}", fix="--name-column NAME"
         )
-    first = [sum(rows[:i]) for i in range(len(rows))]
-    return [RowGroupShard(url, i, first[i], pictures, names) for i in range(len(rows)) if rows[i]]
+    starts = accumulate(rows, initial=0)
+    counted = zip(rows, starts, strict=False)
+    return [RowGroupShard(url, i, start, pictures, names) for i, (count, start) in enumerate(counted) if count]
 
 
 def _holds_files(schema: Any, name: str) -> bool:
