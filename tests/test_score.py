@@ -30,6 +30,7 @@ from alexnet_deploy.cli import main
 from alexnet_deploy.errors import BackendError, DataError, InputError
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
+from alexnet_deploy.score.distributed import tasks
 from alexnet_deploy.score.find import find
 from tests.patience import PATIENCE_S, until
 from tests.picture_files import png
@@ -406,6 +407,13 @@ def test_the_demo_pictures_are_a_set_too() -> None:
     assert [len(list(shard.pictures())) for shard in find("demo", shard_size=600).shards] == [600, 400]
 
 
+@pytest.mark.parametrize(
+    ("shards", "workers", "expected"), [(1, 8, 1), (100, 2, 100), (300, 2, 100), (100_000, 2, 2000), (100_000, 1280, 10_000)]
+)
+def test_many_shards_share_a_task_but_every_worker_has_some(shards: int, workers: int, expected: int) -> None:
+    assert tasks(shards, workers) == expected
+
+
 def descendants(process: int) -> list[int]:
     """Numbers of all processes that come from this one."""
     parents: dict[int, list[int]] = {}
@@ -421,9 +429,9 @@ def descendants(process: int) -> list[int]:
 @pytest.mark.slow
 def test_ray_gives_the_same_parts_though_a_worker_is_killed_within_one(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    folder, shards = tmp_path / "photos", 300
+    folder = tmp_path / "photos"
     folder.mkdir()
-    for i in range(2 * shards):
+    for i in range(600):
         (folder / f"{i:03d}.png").write_bytes(png(i % 7) if i % 30 else b"broken")
     run(model, folder, tmp_path / "here", shard_size=2)
     words = command(folder, tmp_path / "ray", "-m", model, "--shard-size", "2", "--ray", "2", "--json")
@@ -434,7 +442,7 @@ def test_ray_gives_the_same_parts_though_a_worker_is_killed_within_one(model: Pa
         done_already = len(list((tmp_path / "ray").glob("part-*")))
         said, complained = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, complained
-    assert done_already < shards
+    assert done_already < 300
     report = json.loads(said)
     assert (report["scored"], report["rejected"], report["workers"]) == (580, 20, 2)
     assert results(tmp_path / "ray") == results(tmp_path / "here")
