@@ -1,7 +1,7 @@
-"""The same work on Ray Data: an actor pool of Runtimes, each taking a shard at a time and writing its part.
+"""The same work on Ray Data: an actor pool of Runtimes, each taking some shards at a time and writing their parts.
 
-The parts are what counts, as in one process: a worker that dies has written a whole part or none, and Ray gives its shard
-to another. On a cluster, the artifact's path and the output must be the same on every machine.
+The parts are what counts, as in one process: a worker that dies has written a whole part or none, and Ray gives its task to
+another, which writes the same parts again. On a cluster, the artifact's path and the output must be the same on every machine.
 """
 
 from __future__ import annotations
