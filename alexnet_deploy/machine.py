@@ -74,9 +74,12 @@ def usable_cores() -> int:
 
 def has_vnni() -> bool:
     """Whether int8 products are summed in 32 bits by one instruction; without it U8S8 kernels saturate at 16 bits."""
-    info = _cpuinfo()
-    flags = set(info.get("flags", info.get("Features", "")).split())
-    return not flags.isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"}) or platform.machine() == "arm64"
+    return not _cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"}) or platform.machine() == "arm64"
+
+
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16; elsewhere PyTorch converts it to float32 and back, and is slower for it."""
+    return not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def peak_memory_bytes() -> int:
@@ -109,6 +112,11 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 @cache
+def _cpu_flags() -> set[str]:
+    info = _cpuinfo()
+    return set(info.get("flags", info.get("Features", "")).split())
+
+
 def _cpuinfo() -> dict[str, str]:
     """The first processor's fields, or {} where there is no /proc."""
     try:

@@ -1,16 +1,18 @@
 """Training steps a second against a plain PyTorch loop over the same model, on the CPU, in turns.
 
-    python benchmarks/training_speed.py            about 4 minutes; writes benchmarks/results/training-cpu.json
+    python benchmarks/training_speed.py --cases photos        about 2 minutes; benchmarks/results/training-speed.json
 
 plain       what tutorials write: NCHW, eager, the unfused optimiser, one batch of random pictures that is in memory already
-ours        `train`: reads, crops, varies and normalises its pictures in threads
-synthetic   `train`'s step on one batch that is in memory already: what reading costs is the difference
+ours        `train`: crops, varies and normalises its pictures in processes beside it
+synthetic   `train`'s step on one batch that is in memory already: what pictures cost is the difference
 reading     `train` on JPEG files that it decodes again in every step, as it does with sets that do not fit into memory
+nchw        as synthetic, the other order in memory
 bf16        as synthetic, in bfloat16
 compiled    as synthetic, by torch.compile
 
 Beside the speed stand its ratio to synthetic, and how much of the cores a step kept busy (of what the hypervisor gave to this
-machine). Where reading is slower than synthetic with every core busy, nothing waits; there is more to do.
+machine), the processes that make batches included. Where reading is slower than synthetic with every core busy, nothing waits;
+there is more to do. A case that is in the file already is measured again, the others stay.
 """
 
 from __future__ import annotations
@@ -46,12 +48,13 @@ from training.train import Training
 RESULTS = Path(__file__).parent / "results"
 CASES = {
     "demo: alexnet, width 0.25, 96 px, batch 64": demo_settings(),
-    "photos: alexnet-bn, width 0.25, 112 px, batch 64, modern": with_recipe(
+    "photos: alexnet-bn, width 0.25, 112 px, batch 64, crops": with_recipe(
         TrainSettings(arch="alexnet-bn", width=0.25, input_size=112, framing="whole"), "modern"
     ),
     "full: alexnet, width 1, 224 px, batch 32": replace(demo_settings(), width=1.0, input_size=224, batch_size=32, dropout=0.5),
 }
 TURN_SECONDS = 2.0
+UNCOUNTED_STEPS = 4
 FEWEST_STEPS = 3
 Step = Callable[[], object]
 
@@ -60,7 +63,8 @@ Step = Callable[[], object]
 class Timed:
     """A step, and how long each of its runs took: by the clock, on all cores together, and what was stolen meanwhile.
 
-    A turn is of many steps: the pictures of the next three or so are made in advance, which a short one would not pay for.
+    A turn begins with some steps that are not counted: the pictures of the next three or so were made after the last turn, and
+    are not paid for. It ends when nothing more is made.
     """
 
     step: Step
@@ -70,7 +74,9 @@ class Timed:
     stolen_seconds: float = 0.0
 
     def run(self) -> None:
-        begun, busy, stolen = time.perf_counter(), time.process_time(), stolen_seconds()
+        for _ in range(UNCOUNTED_STEPS):
+            self.step()
+        begun, busy, stolen = time.perf_counter(), busy_seconds(), stolen_seconds()
         steps = 0
         while steps < FEWEST_STEPS or time.perf_counter() - begun < TURN_SECONDS:
             self.step()
@@ -78,13 +84,15 @@ class Timed:
         took = time.perf_counter() - begun
         self.seconds.append(took / steps)
         self.total_seconds += took
-        self.busy_seconds += time.process_time() - busy
+        self.busy_seconds += busy_seconds() - busy
         self.stolen_seconds += stolen_seconds() - stolen
+        before = -1.0
+        while before != (before := busy_seconds(children=True)):
+            time.sleep(0.05)
 
     def busy(self) -> float:
         """Share of the cores that this machine was given."""
-        given = self.total_seconds * usable_cores() - self.stolen_seconds
-        return float(self.busy_seconds / given)
+        return self.busy_seconds / (self.total_seconds * usable_cores() - self.stolen_seconds)
 
 
 def plain(settings: TrainSettings) -> Step:
@@ -100,7 +108,7 @@ def plain(settings: TrainSettings) -> Step:
         loss = criterion(model(pictures), labels)
         loss.backward()
         optimiser.step()
-        return loss.item()
+        return float(loss)
 
     return step
 
@@ -108,7 +116,7 @@ def plain(settings: TrainSettings) -> Step:
 def ours(settings: TrainSettings, split: Split, *, synthetic: bool = False) -> Step:
     """One step of `train`, its pictures included unless they are synthetic."""
     training = Training(settings, split, Path("never-written.safetensors"))
-    training.model.train()
+    training.learner.begin_epoch()
     for _ in training.batches.epoch(0):  # decodes each picture once, as the first epoch does
         pass
     seen = (one for epoch in count(1) for one in training.batches.epoch(epoch))
@@ -133,6 +141,7 @@ def variants(settings: TrainSettings, split: Split, names: list[str]) -> dict[st
         "ours": lambda: ours(settings, split),
         "synthetic": lambda: ours(settings, split, synthetic=True),
         "reading": lambda: reading(settings, split),
+        "nchw": lambda: ours(replace(settings, layout="nchw"), split, synthetic=True),
         "bf16": lambda: ours(replace(settings, arithmetic="bf16"), split, synthetic=True),
         "compiled": lambda: ours(replace(settings, compiled=True), split, synthetic=True),
     }
@@ -159,6 +168,16 @@ def in_turns(steps: dict[str, Timed], seconds: float) -> None:
             steps[name].run()
 
 
+def busy_seconds(*, children: bool = False) -> float:
+    """CPU time of the processes that this one has forked, and of itself unless only theirs is asked for."""
+    total = 0.0 if children else time.process_time()
+    for task in Path("/proc/self/task").iterdir():
+        for process in (task / "children").read_text().split():
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+    return total
+
+
 def stolen_seconds() -> float:
     """Of all cores, what the hypervisor gave to others; 0 where the system does not tell."""
     stat = Path("/proc/stat")
@@ -168,47 +187,41 @@ def stolen_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="for each case")
-    parser.add_argument("--variants", default="plain,ours,synthetic,reading,bf16,compiled")
+    parser.add_argument("--variants", default="plain,ours,synthetic,reading,nchw,bf16")
     parser.add_argument("--cases", default=":", help="those whose name holds this text")
-    parser.add_argument("--output", default="training-cpu.json")
+    parser.add_argument("--output", default="training-speed.json")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     options = parser.parse_args()
-    cases = {name: settings for name, settings in CASES.items() if options.cases in name}
-    results: dict[str, dict[str, dict[str, object]]] = {}
+    output = RESULTS / options.output
+    results = json.loads(output.read_text()) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         split = photos(Path(folder))
-        for name, settings in cases.items():
+        for name, settings in CASES.items():
+            if options.cases not in name:
+                continue
             torch.manual_seed(0)
             steps = variants(settings, split, options.variants.split(","))
             in_turns(steps, options.seconds)
-            results[name] = {}
-            for variant, timed in steps.items():
-                speed_up, interval = ratio_of_medians(steps["plain"].seconds, timed.seconds)
-                of_synthetic, its_interval = ratio_of_medians(steps["synthetic"].seconds, timed.seconds)
-                rate = settings.batch_size / float(np.median(timed.seconds))
-                results[name][variant] = {
-                    "pictures_per_second": rate,
-                    "times_plain": speed_up,
-                    "interval": to_builtins(interval),
-                    "times_synthetic": of_synthetic,
-                    "interval_synthetic": to_builtins(its_interval),
-                    "cores_busy": timed.busy(),
-                    "turns": len(timed.seconds),
-                }
-                print(
-                    f"{name}: {variant} {rate:.0f} pictures/s, {speed_up:.2f} times plain, {of_synthetic:.2f} times synthetic, "
-                    f"cores {timed.busy():.0%} busy",
-                    flush=True,
-                )
-    RESULTS.mkdir(exist_ok=True)
-    record = {
-        "machine": to_builtins(Machine.here()),
-        "command": f"python benchmarks/training_speed.py --seconds {options.seconds:g} --variants {options.variants}",
-        "note": options.note,
-        "settings": {name: asdict(settings) for name, settings in cases.items()},
-        "results": results,
-    }
-    (RESULTS / options.output).write_text(json.dumps(record, indent=1) + "\n")
+            results[name] = {
+                "machine": to_builtins(Machine.here()),
+                "command": f"python benchmarks/training_speed.py --cases {options.cases} --seconds {options.seconds:g} "
+                f"--variants {options.variants}",
+                "note": options.note,
+                "settings": asdict(settings),
+                "variants": {variant: figures(timed, steps, settings.batch_size) for variant, timed in steps.items()},
+            }
+            for variant, found in results[name]["variants"].items():
+                print(f"{name}: {variant}", *(f"{key} {value}" for key, value in found.items()), flush=True)
+            output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def figures(timed: Timed, steps: dict[str, Timed], batch_size: int) -> dict[str, object]:
+    """Of one variant, against two others."""
+    found: dict[str, object] = {"pictures_per_second": round(batch_size / float(np.median(timed.seconds)), 1)}
+    for name in ("plain", "synthetic"):
+        ratio, interval = ratio_of_medians(steps[name].seconds, timed.seconds)
+        found |= {f"times_{name}": round(ratio, 3), f"times_{name}_interval": [round(interval.low, 3), round(interval.high, 3)]}
+    return found | {"cores_busy": round(timed.busy(), 3), "turns": len(timed.seconds)}
 
 
 if __name__ == "__main__":

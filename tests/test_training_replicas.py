@@ -12,7 +12,7 @@ from colour_photos import write_photos
 from safetensors.torch import load_file
 from torch import nn
 
-from training import train as training
+from training import learner
 from training.batches import Seen
 from training.dropout import PictureDropout, drop_by_picture, give_keys, keys_of
 from training.recipes import with_recipe
@@ -109,7 +109,7 @@ def test_threads_that_share_a_batch_train_what_one_would(
     """Within rounding: sums are added up in another order."""
     found = []
     for count in (1, 3):
-        monkeypatch.setattr(training, "worthwhile", lambda model, batch_size, count=count: count)
+        monkeypatch.setattr(learner, "worthwhile", lambda model, batch_size, count=count: count)
         found.append(load_file(train(replace(settings, arch="alexnet"), tmp_path / f"{count}.safetensors").checkpoint))
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=1e-4)
@@ -118,7 +118,7 @@ def test_threads_that_share_a_batch_train_what_one_would(
 def test_threads_that_share_a_batch_repeat_themselves_and_resume_to_the_bit(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "worthwhile", lambda model, batch_size: 2)
+    monkeypatch.setattr(learner, "worthwhile", lambda model, batch_size: 2)
     monkeypatch.setattr("training.train._SHOW_SECONDS", 0)
     whole = train(settings, tmp_path / "whole.safetensors").checkpoint.read_bytes()
 

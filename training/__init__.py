@@ -10,12 +10,16 @@ protobuf.py     as much of protocol buffers as these need
 settings.py     everything that decides what comes out
 recipes.py      settings that belong together, by name
 augment.py      what is varied of a picture
+makers.py       processes that make batches
 batches.py      pictures to batches: order, augmentation and mixing, all drawn from (seed, epoch, picture)
 optimiser.py    each layer with its share of the learning rate
 average.py      the moving average of the weights
 qat.py          rounding while training
 measure.py      loss and accuracy
 distributed.py  several processes on one network
+learner.py      a network that learns: one step of it
+replicas.py     a part of the batch for each core
+fast_paths.py   which way of computing a step is the fastest here
 train.py        the training loop, resumable to the bit
 records.py      what is known of a training, and who is told
 curves.py       what TensorBoard draws

@@ -12,6 +12,7 @@ Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
 Framing = Literal["centre", "whole"]
 Policy = Literal["none", "trivial"]
+Layout = Literal["nhwc", "nchw"]
 Arithmetic = Literal["fp32", "bf16"]
 
 _STEP_DECAYS = (1 / 3, 2 / 3, 8 / 9)  # shares of a training after which "step" divides: 30, 60 and 80 of 90 epochs
@@ -54,6 +55,7 @@ class TrainSettings:
         weights: what to start from: "" (draw them), "imagenet", or a file; see `weights.read_weights`.
         features_lr: learning rate of the convolutions, as a share of the others'; 0 freezes them.
         layer_decay: the learning rate of each layer is this share of the next one's: the last layer learns fastest.
+        layout: the order of pictures and weights in memory while the network trains; "nhwc" is PyTorch's channels_last.
         arithmetic: what the network computes in while it trains; weights and their updates are always float32.
         compiled: whether torch.compile makes the step.
         ten_crop: measure also with ten crops a picture when all is trained, as the paper of 2012 did.
@@ -95,6 +97,7 @@ class TrainSettings:
     weights: str = ""
     features_lr: float = 1.0
     layer_decay: float = 1.0
+    layout: Layout = "nhwc"
     arithmetic: Arithmetic = "fp32"
     compiled: bool = False
     ten_crop: bool = False
@@ -133,6 +136,7 @@ _CHOICES = {
     "schedule": get_args(Schedule),
     "framing": get_args(Framing),
     "policy": get_args(Policy),
+    "layout": get_args(Layout),
     "arithmetic": get_args(Arithmetic),
 }
 _RANGES = {

@@ -15,12 +15,11 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, DataError, InputError
 from alexnet_deploy.files import replacing
 from alexnet_deploy.manifest import Lineage
-from training.average import Average
+from training.learner import Learner
 from training.qat import Ranges
 from training.tensors import write_tensors
 
@@ -60,11 +59,11 @@ def state_path(output: Path) -> Path:
     return output.with_name(output.name + ".resume")
 
 
-def save(output: Path, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None) -> None:
-    tensors = {_MODEL + name: _plain(tensor) for name, tensor in model.state_dict().items()}
-    if average:
-        tensors |= {_AVERAGE + name: _plain(tensor) for name, tensor in average.tensors.items()}
-    for index, entries in optimiser.state_dict()["state"].items():
+def save(output: Path, state: TrainingState, learner: Learner) -> None:
+    tensors = {_MODEL + name: _plain(tensor) for name, tensor in learner.model.state_dict().items()}
+    if learner.average:
+        tensors |= {_AVERAGE + name: _plain(tensor) for name, tensor in learner.average.tensors.items()}
+    for index, entries in learner.optimiser.state_dict()["state"].items():
         for name, value in entries.items():
             if value is not None:
                 tensors[f"{_OPTIMISER}{index}.{name}"] = _plain(value)
@@ -82,15 +81,8 @@ def read(output: Path) -> TrainingState:
     return _read(output)[0]
 
 
-def load(
-    output: Path,
-    settings: dict[str, Any],
-    data_sha256: str,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: Average | None,
-) -> TrainingState:
-    """Fills `model`, `optimiser` and `average` with the state beside `output`, and returns the rest of it.
+def load(output: Path, settings: dict[str, Any], data_sha256: str, learner: Learner) -> TrainingState:
+    """Fills a learner with the state beside `output`, and returns the rest of it.
 
     Raises:
         ArtifactMissing, ArtifactCorrupt: as `read`.
@@ -110,11 +102,12 @@ def load(
     if state.data_sha256 != data_sha256:
         raise DataError("the pictures have changed since the training was interrupted", fix="train without --resume")
     try:
-        model.load_state_dict(_under(_MODEL, tensors))
-        if average:
-            average.load(_under(_AVERAGE, tensors))
+        learner.model.load_state_dict(_under(_MODEL, tensors))
+        if learner.average:
+            learner.average.load(_under(_AVERAGE, tensors))
     except RuntimeError as error:
         raise _corrupt(output, "it holds another model's weights") from error
+    optimiser = learner.optimiser
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _under(_OPTIMISER, tensors).items():

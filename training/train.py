@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from alexnet_deploy import logs
 from alexnet_deploy.artifact import Artifact
@@ -24,17 +22,15 @@ from alexnet_deploy.errors import AlexnetDeployError, DataError, DeviceMissing, 
 from alexnet_deploy.manifest import DataReference, Lineage, TrainingRecord
 from alexnet_deploy.types import Progress, silent
 from training import checkpoint, state
-from training.average import Average
 from training.batches import Seen, ValidationBatches
 from training.data import Split, open_split
 from training.distributed import ALONE, Team, team
-from training.dropout import drop_by_picture, give_keys
-from training.measure import Sums, measure, ten_crop_accuracy, to_device
-from training.model import ModelConfig, build_model, preprocessing
-from training.optimiser import build_optimiser, set_learning_rate
-from training.qat import Ranges, Rounded, freeze_statistics
+from training.fast_paths import check_compiler, choose
+from training.learner import Learner
+from training.measure import Sums, measure, ten_crop_accuracy
+from training.model import ModelConfig, preprocessing
+from training.qat import Ranges
 from training.records import EpochRecord, TrainReport, Unwatched, Watcher, best_epoch
-from training.replicas import Replicas, worthwhile
 from training.settings import TrainSettings
 from training.signals import StopRequest
 from training.streams import batches_of
@@ -55,6 +51,8 @@ def train(
     progress: Progress = silent,
     watch: Watcher | None = None,
     ranges: Ranges | None = None,
+    fast_paths: bool = False,
+    fixed: Collection[str] = (),
 ) -> TrainReport:
     """Trains a network and writes a checkpoint after every epoch.
 
@@ -73,6 +71,9 @@ def train(
         progress: told of every few steps, with the loss, the accuracy and the speed.
         watch: told of the same, and of every epoch, in numbers.
         ranges: round as the INT8 engine will, by these ranges of the weights that the settings start from.
+        fast_paths: try first which `layout`, `arithmetic` and `compiled` are fastest here; see `fast_paths.choose`. What was
+            chosen stands in the report's settings. A resumed training has chosen already.
+        fixed: which of the three stay as the settings have them.
 
     Raises:
         DataError: pictures that cannot be trained on.
@@ -86,6 +87,11 @@ def train(
         raise DeviceMissing(f"PyTorch {torch.__version__} sees no CUDA GPU", expected="a GPU and a CUDA build of torch")
     split = open_split(settings.data, settings.validation)
     with _own_random_state(), StopRequest() as stop, team(device) as members:
+        if fast_paths and not resume and ranges is None:
+            config = _network(settings, split)
+            settings = choose(settings, config, len(split.train), members, fixed=fixed, progress=progress)
+        if settings.compiled:
+            check_compiler(device)
         with closing(Training(settings, split, output, members, progress, watch or Unwatched())) as run:
             if resume:
                 run.restore()
@@ -115,9 +121,7 @@ class Training:
         progress: Progress = silent,
         watch: Watcher | None = None,
     ) -> None:
-        config = ModelConfig(
-            settings.arch, _number_of_classes(split, settings.classes), settings.width, settings.dropout, settings.input_size
-        )
+        config = _network(settings, split)
         self.recipe = preprocessing(config, whole=settings.framing == "whole")
         self.settings = settings
         self.split = split
@@ -128,14 +132,8 @@ class Training:
         self.data: DataReference = split.train.reference()
         self.batches = batches_of(split.train, self.recipe, settings, team)
         self.validation = ValidationBatches(split.validation, self.recipe, settings.batch_size, team=team)
-        torch.manual_seed(settings.seed)
-        self.model = build_model(config).to(team.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's overloads
-        self.optimiser = build_optimiser(self.model, settings)
-        drop_by_picture(self.model)
-        self.average = Average(self.model, settings.ema) if settings.ema else None
+        self.learner = Learner(config, settings, self.batches.batch_size, team)
         self.parents: tuple[Lineage, ...] = ()
-        self.ranges: Ranges | None = None
         self.epoch = 0
         self.step = 0
         self.sums = Sums(team.device)
@@ -157,47 +155,25 @@ class Training:
         """Of the whole training, unless it stops early."""
         return self.settings.epochs * self.batches.steps
 
-    @cached_property
-    def deployed(self) -> nn.Module:
-        """The network as it will run: with an engine's rounding, if it is trained for that."""
-        return Rounded(self.model, self.ranges.layers) if self.ranges else self.model
-
-    @cached_property
-    def network(self) -> nn.Module:
-        """What a step calls."""
-        network = self.team.share(self.deployed)
-        return torch.compile(network) if self.settings.compiled else network  # type: ignore[return-value]
-
-    @cached_property
-    def replicas(self) -> Replicas:
-        """The network once for each core that computes apart; made at the first step, in the mode that it trains in."""
-        alone = self.team.size == 1 and self.team.device == "cpu" and not self.settings.compiled
-        return Replicas(self.network, worthwhile(self.model, self.batches.batch_size) if alone else 1)
-
     def close(self) -> None:
         """Ends its threads and processes."""
         self.batches.close()
-        if "replicas" in self.__dict__:  # it has taken a step
-            self.replicas.close()
+        self.learner.close()
 
     def begin(self, ranges: Ranges | None = None) -> None:
         """Takes the weights to start from, if any, and writes the state before the first step."""
-        self.ranges = ranges
+        self.learner.ranges = ranges
         if self.settings.weights:
-            start_from(self.model, read_weights(self.settings.weights, self.progress))
+            start_from(self.learner.model, read_weights(self.settings.weights, self.progress))
             self.parents = _lineage(self.settings.weights)
-            if self.average:
-                self.average.restart()
+            if self.learner.average:
+                self.learner.average.restart()
         self.save_state()
         self.team.wait()
 
     def train_epoch(self, stop: StopRequest, save_seconds: float) -> None:
         """From `step` to the end of the epoch."""
-        self.model.train()
-        if self.settings.features_lr == 0:
-            self.model.features.eval()  # BatchNorm's statistics and dropout are frozen too
-        if self.ranges:
-            freeze_statistics(self.model)
+        self.learner.begin_epoch()
         began = last_saved = last_shown = time.perf_counter()
         before = self.sums.seconds
         with closing(self.batches.epoch(self.epoch, self.step)) as batches:
@@ -218,53 +194,23 @@ class Training:
         self._show()
 
     def take_step(self, seen: Seen, stopping: bool = False) -> bool:
-        """One batch forwards and backwards, and one update of the weights.
+        """One batch, of which this process has its part.
 
         Args:
-            seen: this process's part of the batch.
+            seen: that part.
             stopping: whether this process was asked to end.
 
         Returns:
             Whether any was.
         """
-        settings = self.settings
-        set_learning_rate(self.optimiser, settings.learning_rate(self.steps_done, self.steps))
         count, asked = self.team.total(len(seen.labels), stopping)
-        if not count:  # none of this step's pictures could be read
-            return asked > 0
-        self.optimiser.zero_grad()
-        # A mean over all processes' pictures: each adds up its own, and DistributedDataParallel divides by their number.
-        backward = partial(self._backward, share=self.team.size / count)
-        for losses, correct in self.replicas.each(backward, seen):
-            self.sums.add(losses, correct)
-        self.replicas.gather_gradients()
-        self.optimiser.step()
-        if self.average:
-            self.average.update(self.steps_done)
-        if self.team.device == "cpu":  # where reading costs nothing
-            self._check_loss()
+        if count:  # at least one of this step's pictures could be read
+            rate = self.settings.learning_rate(self.steps_done, self.steps)
+            for losses, correct in self.learner.step(seen, int(count), self.steps_done, rate):
+                self.sums.add(losses, correct)
+            if self.team.device == "cpu":  # where reading costs nothing
+                self._check_loss()
         return asked > 0
-
-    def _backward(self, network: nn.Module, seen: Seen, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Leaves gradients of `share` times the summed loss in the network. Losses, and which answers were right, (n,)."""
-        pictures, labels = to_device(seen, self.team.device)
-        if seen.keys is not None:
-            give_keys(network, torch.from_numpy(seen.keys).to(self.team.device))
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.settings.arithmetic == "bf16"):
-            logits = network(pictures)
-        losses = self._losses(logits.float(), labels, seen)
-        (losses.sum() * share).backward()  # type: ignore[no-untyped-call]
-        return losses.detach(), logits.argmax(1) == labels
-
-    def _losses(self, logits: torch.Tensor, labels: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """Cross-entropy of each picture, (n,)."""
-        smoothing = self.settings.label_smoothing
-        own = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-        if seen.others is None or seen.shares is None:
-            return own
-        shares, others = (torch.from_numpy(values).to(logits.device) for values in (seen.shares, seen.others))
-        other = nn.functional.cross_entropy(logits, others, label_smoothing=smoothing, reduction="none")
-        return shares * own + (1 - shares) * other
 
     def _check_loss(self) -> None:
         loss = self.sums.read()[0]
@@ -282,7 +228,7 @@ class Training:
         if not count:
             raise DataError("none of the training pictures could be read", expected="whole pictures")
         with self._kept_weights():
-            validation_loss, validation_accuracy = measure(self.deployed.eval(), self.validation, self.team)
+            validation_loss, validation_accuracy = measure(self.learner.deployed.eval(), self.validation, self.team)
             self.history.append(
                 EpochRecord(
                     epoch=self.epoch + 1,
@@ -306,10 +252,10 @@ class Training:
     @contextmanager
     def _kept_weights(self) -> Iterator[None]:
         """Within the block the model holds what is measured and kept: the average, where there is one."""
-        if self.average is None:
+        if self.learner.average is None:
             yield
         else:
-            with self.average.in_place():
+            with self.learner.average.in_place():
                 yield
 
     def _show(self) -> None:
@@ -326,15 +272,16 @@ class Training:
 
     def save_checkpoint(self) -> Artifact:
         last = self.history[-1]
+        ranges = self.learner.ranges
         return checkpoint.save(
-            self.model,
+            self.learner.model,
             self.output,
             preprocess=self.recipe,
             labels=self.split.train.classes,
             pictures=self.data,
             held_out=self.split.validation.location,
             parents=self.parents,
-            calibration=self.ranges.record if self.ranges else None,
+            calibration=ranges.record if ranges else None,
             training=TrainingRecord(
                 data=self.data,
                 settings=asdict(self.settings),
@@ -361,15 +308,15 @@ class Training:
             sums=self.sums.to_dict(),
             history=[asdict(record) for record in self.history],
             parents=self.parents,
-            ranges=self.ranges,
+            ranges=self.learner.ranges,
         )
-        state.save(self.output, standing, self.model, self.optimiser, self.average)
+        state.save(self.output, standing, self.learner)
 
     def restore(self) -> None:
         """Takes up the state beside the output."""
-        standing = state.load(self.output, asdict(self.settings), self.data.sha256, self.model, self.optimiser, self.average)
+        standing = state.load(self.output, asdict(self.settings), self.data.sha256, self.learner)
         self.epoch, self.step = standing.epoch, standing.step
-        self.parents, self.ranges = standing.parents, standing.ranges
+        self.parents, self.learner.ranges = standing.parents, standing.ranges
         self.history = [EpochRecord(**record) for record in standing.history]
         if self.team.leads:
             self.sums = Sums(self.team.device, **standing.sums)
@@ -379,7 +326,7 @@ class Training:
     def report(self) -> TrainReport:
         return TrainReport(
             checkpoint=self.output,
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=sum(p.numel() for p in self.learner.model.parameters()),
             classes=self.split.train.classes,
             train_pictures=len(self.split.train),
             validation_pictures=len(self.split.validation),
@@ -402,16 +349,16 @@ def interrupted_settings(output: Path) -> TrainSettings:
     return TrainSettings(**state.read(output).settings)
 
 
-def _number_of_classes(split: Split, expected: int) -> int:
-    """As many as the pictures have. Raises InputError where others were expected."""
-    found = split.train.classes
+def _network(settings: TrainSettings, split: Split) -> ModelConfig:
+    """Of as many classes as the pictures have. Raises InputError where others were expected."""
+    found, expected = split.train.classes, settings.classes
     if expected not in (0, len(found)):
         raise InputError(
             f"{split.train.location} holds {len(found)} classes ({', '.join(found[:5])}{', …' if found[5:] else ''})",
             expected=f"{expected}, by --classes",
             fix="take the folders out that are no class, or leave --classes out",
         )
-    return len(found)
+    return ModelConfig(settings.arch, len(found), settings.width, settings.dropout, settings.input_size)
 
 
 def _lineage(weights: str) -> tuple[Lineage, ...]:

@@ -62,6 +62,14 @@ RECIPES = ("modern", "paper")
 @click.option("--input-size", type=click.IntRange(min=63), help="Height and width of the input in pixels.")
 @click.option("--framing", type=click.Choice(["centre", "whole"]), help="Crop the centre of a photo, or scale it whole.")
 @click.option("--seed", type=click.IntRange(min=0), help="The same seed gives the same weights, bit for bit.")
+@click.option(
+    "--fast-paths",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="Try first which of the next three is fastest here, where a training takes minutes; each that is given stays.",
+)
+@click.option("--layout", type=click.Choice(["nhwc", "nchw"]), help="Order of pictures and weights in memory while training.")
 @click.option("--arithmetic", type=click.Choice(["fp32", "bf16"]), help="What the network computes in while it trains.")
 @click.option("--compiled/--eager", default=None, help="Compile the step first: minutes once, for some percent of speed.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
@@ -79,6 +87,7 @@ def command(
     recipe: str | None,
     freeze: str | None,
     qat: bool,
+    fast_paths: str,
     log_dir: Path | None,
     page: Path | None,
     **options: Any,
@@ -133,6 +142,8 @@ def command(
                 progress=progress,
                 watch=Watchers([EpochLines(settings.epochs), *curves]),
                 ranges=ranges_of(settings.weights, settings.data, progress) if qat and not resume else None,
+                fast_paths=fast_paths == "auto",
+                fixed=given.keys() & {"layout", "arithmetic", "compiled"},
             )
         except (KeyboardInterrupt, SystemExit):
             if distributed.leads() and state.state_path(output).is_file():
