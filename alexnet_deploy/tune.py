@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from alexnet_deploy.answers import Answers, answers
@@ -110,8 +111,8 @@ def tune(
         reference: what it is compared with; the first of `artifacts` when None.
         calibration: pictures that thinner forms of FP32 graphs are fitted to: wide fully connected layers as two thin ones, in
             INT8 for the CPU. They are tried where there is a `max_drop` to hold them to.
-        four_bit: try INT8 graphs of the CPU form rewritten as well: with 4-bit weights in their fully connected layers, in blocks
-            of 32 and of 128, and with their first convolution as onnxruntime runs it faster.
+        four_bit: try INT8 graphs of the CPU form with 4-bit weights in their fully connected layers as well, in blocks of 32 and
+            of 128.
         seconds: for each timing.
         output: copy the file that won here, so that applications always load the same name.
 
@@ -175,9 +176,11 @@ def _files(
         runs = twin or artifact
         if runs.manifest.sha256 in seen:
             continue
-        seen.add(runs.manifest.sha256)
-        yield runs
-        yield from other_forms(runs, folder, four_bit=four_bit, calibration=calibration, progress=progress)
+        forms = other_forms(runs, folder, four_bit=four_bit, calibration=calibration, progress=progress)
+        for form in chain([runs], forms):
+            if form.manifest.sha256 not in seen:  # thin layers of two sizes may come to the same rank
+                seen.add(form.manifest.sha256)
+                yield form
 
 
 def _ways(artifact: Artifact) -> Iterator[_Tried]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph import edit, load_graph
+from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.calibration import calibrate
+from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.width_to_channels import width_to_channels
+from alexnet_deploy.types import GraphForm, Precision
+from tests.small_nets import CLASSES, Net, artifact_of
 
 
 def quantised_convolution(
@@ -68,6 +74,18 @@ def test_alexnets_first_convolution_is_rewritten_once() -> None:
     model = quantised_convolution()
     assert width_to_channels(model)
     assert not width_to_channels(model)
+
+
+def test_int8_graphs_for_the_cpu_are_written_so(tmp_path: Path) -> None:
+    net = Net()
+    features = net.op("GlobalAveragePool", net.op("Relu", net.conv("input", "first", (16, 3), 11, strides=[4, 4])))
+    net.gemm(net.op("Flatten", features), "last", (CLASSES, 16), out="logits")
+    whole = artifact_of(net.model(), tmp_path)
+    calibration = calibrate(whole, PictureSet.open("demo:train").subset(range(32)), method="minmax")
+    made = quantize(whole, tmp_path / "q.onnx", Precision.INT8, form=GraphForm.CPU, calibration=calibration)
+    shapes = [tuple(tensor.dims) for tensor in load_graph(made.path).graph.initializer]
+    assert (16, 12, 11, 3) in shapes
+    assert (16, 3, 11, 11) not in shapes
 
 
 def test_others_are_left_alone() -> None:

@@ -23,7 +23,7 @@ from alexnet_deploy.cli.units import SECONDS
     "--four-bit/--no-four-bit",
     default=True,
     show_default=True,
-    help="Try 4-bit weights in fully connected layers, and other forms of INT8 graphs.",
+    help="Try INT8 graphs with 4-bit weights in their fully connected layers as well.",
 )
 @click.option("--seconds", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True), help="For each timing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
@@ -44,9 +44,9 @@ def command(
 ) -> Result:
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
-    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights, and rewritten for onnxruntime, as
-    well; FP32 graphs, where --max-drop holds them to their answers, with wide layers as two thin ones in INT8. The choice is
-    stored in the manifest of the file that won, and Runtime follows it on machines with this CPU.
+    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well; FP32 graphs, where
+    --max-drop holds them to their answers, with wide layers as two thin ones in INT8. The choice is stored in the manifest of
+    the file that won, and Runtime follows it on machines with this CPU.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Other forms of a graph that may be faster on a CPU: 4-bit weights, thin layers, a first convolution by fours.
+"""Other forms of a graph that may be faster on a CPU: 4-bit weights, thin layers.
 
 Which of them is, and which keeps its answers, only a measurement on the machine tells: `tune` makes it.
 """
@@ -61,20 +61,14 @@ def other_forms(
 
 def _of_int8(model: Artifact) -> dict[str, Callable[[Path], Artifact]]:
     from alexnet_deploy.quantization.four_bit import to_four_bit
-    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
 
-    return {
-        "int4": partial(to_four_bit, model, block=32),
-        "int4x128": partial(to_four_bit, model, block=128),
-        "int8wide": partial(to_wide_channels, model),
-    }
+    return {"int4": partial(to_four_bit, model, block=32), "int4x128": partial(to_four_bit, model, block=128)}
 
 
 def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str, Callable[[Path], Artifact]]:
     from alexnet_deploy.quantization.calibration import calibrate
     from alexnet_deploy.quantization.low_rank import observe, to_low_rank
     from alexnet_deploy.quantization.quantize import quantize
-    from alexnet_deploy.quantization.width_to_channels import to_wide_channels
 
     fitted_to = pictures.sample(FITTED_TO)
     directions = observe(model, fitted_to, progress)
@@ -84,11 +78,7 @@ def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str
         whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), directions, most_lost=most_lost)
         ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
         all_seen = replace(ranges, record=ranges.record.with_pictures(seen))
-        int8 = quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
-        try:
-            return to_wide_channels(int8, path.with_name(_named(path.name, "int8wide")))
-        except ModelError:
-            return int8
+        return quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
 
     if not directions:
         return {}

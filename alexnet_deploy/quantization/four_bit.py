@@ -20,7 +20,6 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 from alexnet_deploy.quantization.connected import before_quantisation, float_bias, put_in_place, weights_of
-from alexnet_deploy.quantization.width_to_channels import width_to_channels
 
 BLOCK = 32
 BLOCKS = (16, 32, 64, 128, 256)
@@ -36,8 +35,7 @@ Float32 = npt.NDArray[np.float32]
 def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> Artifact:
     """Writes a graph whose fully connected layers have 4-bit weights.
 
-    All else computes the same numbers; an INT8 convolution of pictures is written as onnxruntime runs it faster (see
-    `width_to_channels`).
+    All else computes the same numbers.
 
     Args:
         model: an FP32 graph, or an INT8 one in the CPU form, whose 8-bit weights are rounded once more.
@@ -51,7 +49,6 @@ def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> A
     if block not in BLOCKS:
         raise InputError(f"blocks of {block}", expected=f"one of {', '.join(map(str, BLOCKS))}")
     graph = load_graph(model.path)
-    width_to_channels(graph)
     four_bit(graph, block, model.path)
     return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
 

@@ -6,48 +6,28 @@ s pixels, s neighbours of a row can be one place with 3 s channels: behind one a
     (N, 3, 224, 224), kernel 11x11, stride 4  ->  (N, 12, 224, 57), kernel 11x3, stride 4x1
 
 The kernel is filled up with zeros to whole groups, the picture with its zero point: integers are summed, so that answers stay the
-same to the bit. AlexNet on onnxruntime gains 2 to 5 % of its time; OpenVINO loses as much, which is why only graphs made for
-onnxruntime are written so (docs/decisions/0510-*.md).
+same to the bit. AlexNet on onnxruntime gains 2 to 5 % of its time (docs/decisions/0510-*.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.errors import ModelError
-from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
+from alexnet_deploy.onnx_graph import edit
 
 _CHANNELS_AT_ONCE = 4
 
 
-def to_wide_channels(model: Artifact, output: str | Path) -> Artifact:
-    """Writes an INT8 graph of the CPU form with its first convolution rewritten.
-
-    Raises:
-        ModelError: it has no convolution that would gain by it.
-    """
-    graph = load_graph(model.path)
-    if not width_to_channels(graph):
-        raise ModelError(
-            f"{model.path} has no quantised convolution of pictures with a stride of 4", expected="AlexNet's, in INT8"
-        )
-    while edit.drop_unused(graph.graph):
-        pass
-    return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
-
-
 def width_to_channels(model: ModelProto) -> bool:
-    """Rewrites the convolutions for which it pays, in place. Returns whether there was one."""
+    """Rewrites the quantised convolutions for which it pays, in place. Returns whether there was one."""
     types = edit.value_types(model)
     changed = False
     for node in list(edit.nodes_of(model.graph, "Conv")):
         shape = edit.dims(types[node.input[0]]) if node.input[0] in types else None
         changed |= shape is not None and len(shape) == 4 and _rewrite(model.graph, node, shape)
+    while changed and edit.drop_unused(model.graph):
+        pass
     return changed
 
 
