@@ -11,7 +11,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,9 +27,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass
 class Answers:
-    """Latencies in seconds by HTTP status; `late`: requests that found no free connection in the client."""
+    """Latencies in seconds by HTTP status, and when each ended; `late`: requests that found no free connection in the client."""
 
     latencies: dict[int, list[float]] = field(default_factory=dict)
+    ended: dict[int, list[float]] = field(default_factory=dict)
     late: int = 0
 
     @property
@@ -38,6 +39,16 @@ class Answers:
 
     def add(self, status: int, seconds: float) -> None:
         self.latencies.setdefault(status, []).append(seconds)
+        self.ended.setdefault(status, []).append(time.perf_counter())
+
+    def accepted_ms_outside(self, pauses: Sequence[tuple[float, float]]) -> list[float]:
+        """Latencies of the accepted that were under way in none of these intervals."""
+        requests = zip(self.latencies.get(200, []), self.ended.get(200, []), strict=True)
+        return [
+            1e3 * seconds
+            for seconds, end in requests
+            if not any(pause_start <= end and end - seconds <= pause_end for pause_start, pause_end in pauses)
+        ]
 
     def summary(self) -> dict[str, float]:
         counts = {f"status_{status}": len(seconds) for status, seconds in sorted(self.latencies.items())}
