@@ -85,11 +85,11 @@ def main() -> None:
 
 def calibrations(graph: Artifact, pictures: PictureSet) -> dict[str, Calibration]:
     """By which a graph is quantised: the ranges that it was trained with, or else two ways of finding some."""
-    if trained := trained_calibration(graph, pictures):
+    if trained := trained_calibration(graph):
         return {"int8 trained": trained}
     ours = calibrate(graph, pictures)
     plain = calibrate(graph, pictures, method="minmax")
-    return {"int8 plain": replace(plain, weights=Nearest(graph, pictures)), "int8 ours": ours}
+    return {"int8 plain": replace(plain, weights=Nearest()), "int8 ours": ours}
 
 
 if __name__ == "__main__":

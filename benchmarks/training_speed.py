@@ -108,7 +108,7 @@ def plain(settings: TrainSettings) -> Step:
         loss = criterion(model(pictures), labels)
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
