@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import BackendError, InputError, Overloaded
+from alexnet_deploy.serving import backlog as backlog_module
 from alexnet_deploy.serving import cost as cost_module
+from alexnet_deploy.serving.backlog import Backlog
 from alexnet_deploy.serving.batching import Batcher, BatchRecord
 from alexnet_deploy.serving.cost import Cost
 from tests.patience import PATIENCE_S
@@ -230,6 +232,39 @@ def test_an_engine_slower_than_the_wait_still_gets_a_batch_that_runs_and_one_tha
         assert [isinstance(a, Overloaded) for a in answers] == [False, False, True, True]
 
     run(use, cost=Cost(0.0, 10.0), max_wait_s=0.05)
+
+
+def test_a_loop_that_is_behind_lets_some_in_and_refuses_the_rest_until_it_keeps_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast engine's queue stays empty while requests wait to be read."""
+    cpu_s = [0.0]
+    monkeypatch.setattr(backlog_module, "time", SimpleNamespace(thread_time=lambda: cpu_s[0]))
+
+    async def use() -> None:
+        backlog = Backlog(max_wait_s=0.24)
+        batcher = Batcher(double, Cost(0.0, 1e-6), max_batch=8, max_delay_s=0, max_wait_s=0.24, behind=backlog.refuses)
+
+        def refused_after(seconds: float) -> bool:
+            cpu_s[0] += seconds
+            return batcher.overload() is not None
+
+        backlog.close()
+        assert not refused_after(5.0)  # one long round is a burst, or the start of a model
+        backlog._next_round()
+        assert not refused_after(0.13)
+        backlog._next_round()
+        assert not refused_after(0.02)
+        assert refused_after(0.02)
+        assert "more requests come than can be read" in str(batcher.overload())
+        backlog._next_round()
+        assert not refused_after(0.02)
+        assert refused_after(0.02)
+        backlog._next_round()
+        assert not refused_after(0.02)
+        backlog._next_round()  # short: it keeps up again
+        assert not refused_after(0.1)
+        await batcher.close()
+
+    asyncio.run(use())
 
 
 def test_batches_are_short_enough_for_the_wait() -> None:

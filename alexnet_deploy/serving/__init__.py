@@ -2,7 +2,7 @@
 
 settings.py    what can be set
 tensors.py     tensors and requests, whatever the wire
-cost.py        how long a batch will take
+cost.py        how long a batch will take; backlog.py: whether the event loop keeps up
 batching.py    rows of several requests in one call of the engine
 models.py      a Runtime with its queue; inputs of three forms
 sources.py     which files they are

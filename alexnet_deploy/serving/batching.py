@@ -61,12 +61,14 @@ class Batcher:
         max_wait_s: float,
         instances: int = 1,
         record: Callable[[BatchRecord], None] = lambda record: None,
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             run: the engine: (n, ...) to (n, classes), n <= max_batch; called in threads, `instances` at once.
             cost: how long that takes.
             record: told of every batch, in the event loop.
+            behind: whether more comes than can be read, so that requests wait before they get here.
         """
         self._run = run
         self._cost = cost
@@ -75,6 +77,7 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._instances = instances
         self._record = record
+        self._behind = behind
         self._loop = asyncio.get_running_loop()
         self._reserved_rows = 0
         self._changed = threading.Condition()  # guards what follows
@@ -117,11 +120,11 @@ class Batcher:
         # A batch that runs and one that gathers are let in at any speed: else a slow engine would never see a full batch.
         too_long = wait_s > self._max_wait_s and self._reserved_rows >= 2 * self._instances * self._batch_limit()
         too_many = self._reserved_rows > 0 and self._reserved_rows + rows > max(_WAITING_ROWS, _WAITING_BATCHES * self._max_batch)
-        if not (too_long or too_many):
+        behind = self._behind()
+        if not (too_long or too_many or behind):
             return None
-        error = Overloaded(
-            f"{self._reserved_rows} pictures wait already", expected="fewer requests at a time", fix="ask again later"
-        )
+        found = "more requests come than can be read" if behind else f"{self._reserved_rows} pictures wait already"
+        error = Overloaded(found, expected="fewer requests at a time", fix="ask again later")
         error.retry_after_s = wait_s
         return error
 

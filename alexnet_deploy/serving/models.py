@@ -71,8 +71,9 @@ class ServedModel:
         settings: Settings,
         preparing: ThreadPoolExecutor,
         record: Callable[[BatchRecord], None],
+        behind: Callable[[], bool],
     ) -> None:
-        """To be made in the event loop that will use it; `cost` comes from `measure`."""
+        """To be made in the event loop that will use it; `cost` comes from `measure`, the rest is as Batcher takes it."""
         self.name = name
         self.version = version
         self.runtime = runtime
@@ -84,6 +85,7 @@ class ServedModel:
             max_wait_s=settings.max_wait_s,
             instances=settings.instances,
             record=record,
+            behind=behind,
         )
         self._max_rows = settings.max_rows
         self._preparing = preparing

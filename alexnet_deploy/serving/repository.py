@@ -18,6 +18,7 @@ from alexnet_deploy.errors import AlexnetDeployError, UnknownModel
 from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.package import open_artifact
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.serving.backlog import Backlog
 from alexnet_deploy.serving.cost import Cost
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.models import Metadata, ServedModel, measure
@@ -55,6 +56,7 @@ class Repository:
         self._failures: dict[str, str] = {}
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self._backlog = Backlog(settings.max_wait_s)
         self._preparing = ThreadPoolExecutor(usable_cores(), "alexnet-deploy-pictures")
 
     @contextmanager
@@ -139,6 +141,7 @@ class Repository:
                 self._retire(list(self._models.pop(name).values()))
         await asyncio.gather(*self._closing)
         self._preparing.shutdown(wait=False)
+        self._backlog.close()
 
     async def _open(self, name: str, version: str, artifact: Artifact) -> ServedModel:
         def load() -> tuple[Runtime, Cost]:
@@ -147,7 +150,7 @@ class Repository:
 
         runtime, cost = await asyncio.to_thread(load)
         record = self.metrics.recorder(name, version)
-        return ServedModel(name, version, runtime, cost, self._settings, self._preparing, record)
+        return ServedModel(name, version, runtime, cost, self._settings, self._preparing, record, self._backlog.refuses)
 
     def _retire(self, models: list[ServedModel]) -> None:
         for model in models:
