@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,12 @@ class Rounds:
     samples: dict[str, npt.NDArray[np.float64]]
     left_out: int
     foreign: float
+
+    @classmethod
+    def of_all(cls, several: Sequence[Rounds]) -> Rounds:
+        """The rounds of several measurements of the same, as one."""
+        samples = {label: np.concatenate([each.samples[label] for each in several]) for label in several[0].samples}
+        return cls(samples, sum(each.left_out for each in several), float(np.mean([each.foreign for each in several])))
 
     def median(self, label: str) -> float:
         return float(np.median(self.samples[label]))

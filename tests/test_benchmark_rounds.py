@@ -24,3 +24,12 @@ def test_a_ratio_is_that_within_a_round_whatever_the_machine_does_between_rounds
     measured = Rounds({"base": pace * [1.0, 1.0], "twice": pace * [2.0, 2.0]}, 0, 0.0)
     assert measured.ratio("twice", "base") == (2.0, 2.0, 2.0)
     assert measured.difference_us("twice", "base") == pytest.approx(3500)
+
+
+def test_measurements_of_the_same_are_put_together() -> None:
+    one = Rounds({"a": np.array([[1.0], [2.0]]), "b": np.array([[2.0], [4.0]])}, left_out=1, foreign=0.1)
+    two = Rounds({"a": np.array([[3.0]]), "b": np.array([[9.0]])}, left_out=0, foreign=0.3)
+    both = Rounds.of_all([one, two])
+    assert (both.samples["b"][:, 0].tolist(), both.left_out) == ([2.0, 4.0, 9.0], 1)
+    assert both.foreign == pytest.approx(0.2)
+    assert both.ratio("b", "a")[0] == 2
