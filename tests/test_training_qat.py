@@ -20,7 +20,7 @@ from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once
 from alexnet_deploy.quantization.comparison import logits
 from alexnet_deploy.quantization.layers import find_layers
-from alexnet_deploy.quantization.qdq import tensorrt_form
+from alexnet_deploy.quantization.qdq import int8_steps, tensorrt_form
 from alexnet_deploy.quantization.weights import quantise_weight
 from alexnet_deploy.types import Precision, silent
 from training import checkpoint
@@ -61,7 +61,7 @@ def test_weights_are_rounded_as_the_engine_rounds_them() -> None:
 
 def test_gradients_pass_through_rounding_but_not_where_values_are_clipped() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
-    network = Rounded(model, {"0": (0.0, 1.0)})
+    network = Rounded(model, {"0": (1 / 127, 0)})
     given = torch.tensor([[0.503, 2.0]], requires_grad=True)
     network(given).sum().backward()
     assert given.grad is not None
@@ -73,7 +73,7 @@ def test_gradients_pass_through_rounding_but_not_where_values_are_clipped() -> N
 
 def test_ranges_of_another_network_are_refused() -> None:
     with pytest.raises(InputError, match=r"features\.0"):
-        Rounded(build_model(ModelConfig(width=0.05, input_size=63)), {"features.0": (0.0, 1.0)})
+        Rounded(build_model(ModelConfig(width=0.05, input_size=63)), {"features.0": (1 / 127, 0)})
 
 
 def test_the_command_goes_on_from_the_checkpoint_and_says_so(trained: Path, rounded: Path) -> None:
@@ -97,8 +97,11 @@ def test_the_quantised_graph_computes_what_training_computed(rounded: Path, phot
     onnx = load_graph(graph.path)
     layers = find_layers(onnx)
     weights = calibration.weights.quantised(onnx, layers, Precision.INT8)
-    answered = logits(tensorrt_form(onnx, layers, calibration.ranges, weights), graph.manifest, pictures)
-    network = Rounded(model, {layer.name: calibration.ranges[layer.data] for layer in layers}).eval()
+    shifted = calibration.record.shifted
+    assert shifted  # what is hardly ever negative uses all of int8
+    answered = logits(tensorrt_form(onnx, layers, calibration.ranges, weights, shifted=shifted), graph.manifest, pictures)
+    steps = {layer.name: int8_steps(calibration.ranges[layer.data], layer.data in shifted) for layer in layers}
+    network = Rounded(model, steps).eval()
     ((batch, _),) = pictures.batches(source.manifest.preprocess, len(pictures))
     with torch.inference_mode():
         found = network(torch.from_numpy(batch)).numpy()
@@ -141,5 +144,6 @@ def test_ranges_name_every_layer_once(trained: Path, photos: Path) -> None:
     assert isinstance(found, Ranges)
     model = checkpoint.load(trained)[0]
     assert set(found.layers) == {n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
-    assert all(low <= 0 < high for low, high in found.layers.values())
+    assert all(scale > 0 and -128 <= zero <= 0 for scale, zero in found.layers.values())
+    assert found.layers["features.0"][1] == 0  # pixels are of both signs
     assert found.record.data.count == 48

@@ -31,17 +31,18 @@ class Ranges:
 
     Attributes:
         record: of the calibration, for the manifest; `build-engine` takes the ranges from there.
-        layers: (low, high) of what goes into each convolution and each fully connected layer, by the module's name.
+        layers: how what goes into each convolution and each fully connected layer is stored in int8, by the module's name: the
+            size of a step, and the number that zero is stored as.
     """
 
     record: CalibrationRecord
-    layers: dict[str, tuple[float, float]]
+    layers: dict[str, tuple[float, int]]
 
 
 class Rounded(nn.Module):
     """A network whose layers compute with rounded inputs and rounded weights; its own weights stay as fine as they are."""
 
-    def __init__(self, model: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(self, model: nn.Module, ranges: Mapping[str, tuple[float, int]]) -> None:
         super().__init__()
         self.model = model
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
@@ -52,8 +53,8 @@ class Rounded(nn.Module):
                 fix="calibrate the network that is to be trained",
             )
         for name, layer in layers.items():
-            scale = max(-ranges[name][0], ranges[name][1]) / _LIMIT
-            layer.register_forward_pre_hook(partial(_round_input, scale=_half_exact(torch.tensor(scale)).item()))
+            scale, zero = ranges[name]
+            layer.register_forward_pre_hook(partial(_round_input, scale=scale, zero=zero))
         self._layers = list(layers)
         self._norms = _norms(model)
 
@@ -102,8 +103,8 @@ def _factor(norm: nn.BatchNorm2d) -> torch.Tensor:
     return torch.where(factor == 0, 1.0, factor)
 
 
-def _round_input(layer: nn.Module, given: tuple[Any, ...], scale: float) -> tuple[torch.Tensor]:
-    return (torch.fake_quantize_per_tensor_affine(given[0], scale, 0, -_LIMIT - 1, _LIMIT),)
+def _round_input(layer: nn.Module, given: tuple[Any, ...], scale: float, zero: int) -> tuple[torch.Tensor]:
+    return (torch.fake_quantize_per_tensor_affine(given[0], scale, zero, -_LIMIT - 1, _LIMIT),)
 
 
 def _half_exact(scale: torch.Tensor) -> torch.Tensor:

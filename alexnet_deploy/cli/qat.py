@@ -40,6 +40,7 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.quantization.cache import calibrate_once
     from alexnet_deploy.quantization.layers import find_layers
+    from alexnet_deploy.quantization.qdq import int8_steps
     from training import checkpoint
     from training.data import open_split
     from training.qat import Ranges
@@ -54,7 +55,8 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
         )
     with TemporaryDirectory() as folder:
         graph = export(model, source, Path(folder) / "model.onnx", pictures=pictures.sample(32), progress=progress).artifact
-        calibration = calibrate_once(graph, pictures, shift=False, progress=progress)  # training knows no shift
-        layers = {layer.name: calibration.ranges[layer.data] for layer in find_layers(load_graph(graph.path))}
-    method = calibration.record.method.removesuffix(_TRAINED) + _TRAINED
-    return Ranges(replace(calibration.record, method=method), layers)
+        calibration = calibrate_once(graph, pictures, progress=progress)
+        layers = find_layers(load_graph(graph.path))
+    record = calibration.record
+    steps = {layer.name: int8_steps(calibration.ranges[layer.data], layer.data in record.shifted) for layer in layers}
+    return Ranges(replace(record, method=record.method.removesuffix(_TRAINED) + _TRAINED), steps)

@@ -338,6 +338,14 @@ def _cpu_scales(model: ModelProto, layers: Sequence[Layer], ranges: Mapping[str,
     return {tensor: _asymmetric(family[root]) for tensor, root in members.items()}
 
 
+def int8_steps(limits: Range, shifted: bool) -> tuple[float, int]:
+    """How TensorRT's form stores an activation in int8: (scale, what zero is stored as)."""
+    if not shifted:
+        return _symmetric(limits, Precision.INT8).scale, 0
+    scale, offset = _shifted(limits)
+    return scale.scale, -round(offset / scale.scale)
+
+
 def _symmetric(limits: Range, precision: Precision) -> Scale:
     largest = max(-limits[0], limits[1])
     if precision == Precision.FP8:
