@@ -41,6 +41,13 @@ def test_the_same_weights_give_the_same_file(tmp_path: Path) -> None:
     assert save(tmp_path / "a.safetensors").manifest.sha256 == save(tmp_path / "b.safetensors").manifest.sha256
 
 
+def test_whoever_may_read_other_files_may_read_a_checkpoint(tmp_path: Path) -> None:
+    """A server runs as another user than a training."""
+    artifact = save(tmp_path / "m.safetensors")
+    (tmp_path / "other").touch()
+    assert artifact.path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_missing_checkpoint_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing):
         checkpoint.load(tmp_path / "none.safetensors")
