@@ -15,7 +15,7 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.balance import balanceable, taken_out
+from alexnet_deploy.quantization.balance import Channels, balanceable, choose_factors, taken_out
 from alexnet_deploy.quantization.cache import calibrate_once
 from alexnet_deploy.quantization.calibration import Calibration, calibrate
 from alexnet_deploy.quantization.comparison import logits, relative_error
@@ -62,6 +62,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def calibration(model: Artifact) -> Calibration:
     return calibrate(model, PICTURES)
+
+
+def test_a_channel_that_was_always_zero_or_nearly_may_still_be_wide_later(model: Artifact) -> None:
+    graph = load_graph(model.path)
+    depthwise = next(layer for layer in find_layers(graph) if layer.name == "depthwise")
+    values = np.random.default_rng(0).standard_normal((8, 16, 4, 4)) * np.geomspace(1, 1e-4, 16).reshape(-1, 1, 1)
+    values[:, 5] = 0
+    seen = Channels()
+    seen.add(values.astype(np.float32))
+    factor = choose_factors(graph, find_layers(graph), {depthwise.data: seen})[depthwise.data].reshape(-1)
+    assert factor[5] == 1
+    assert 8 < factor.max() <= 32
 
 
 @pytest.mark.parametrize("form", GraphForm)

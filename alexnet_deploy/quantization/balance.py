@@ -30,7 +30,7 @@ Factors = Mapping[str, Float32]
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the difference between channels that is evened out
 _WORTH_IT = 2.0  # times less noise, or a tensor stays as it is
-_LARGEST_FACTOR = 1000.0  # a channel that is nearly always zero keeps to this
+_LARGEST_FACTOR = 32.0  # five bits; what was as narrow as that on some pictures may be wider on others
 # Between two rounded tensors onnxruntime runs these in integers, with one scale for all channels.
 _OF_ONE_SCALE = {"Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool"}
 # Below these inputs the operator gives zero, or less than 0.003: what a convolution hands to it needs no steps there.
@@ -147,7 +147,8 @@ def _for_output(widths: Float32) -> Float32 | None:
 
 def _shared_out(widths: Float32) -> Iterator[tuple[float, Float32]]:
     widest = float(widths.max()) or 1.0
-    ratio = np.minimum(widest / np.maximum(widths, widest / _LARGEST_FACTOR), _LARGEST_FACTOR)
+    known = np.where(widths > 0, widths, widest)  # of a channel that was always zero nothing is known but that it can be wide
+    ratio = np.minimum(widest / known, _LARGEST_FACTOR)
     return ((share, half_exact(ratio**share)) for share in _SHARES)
 
 

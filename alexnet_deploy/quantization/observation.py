@@ -17,7 +17,7 @@ from alexnet_deploy.types import Progress, silent
 
 NO_FACTORS: Factors = {}
 _EXPOSED_BYTES = 64 << 20
-_BALANCING_PICTURES, _BALANCING_BATCH = 64, 16
+_BALANCING_PICTURES, _BALANCING_BATCH = 256, 16
 
 
 def observe(
