@@ -3,7 +3,7 @@
     python benchmarks/quantization/compare.py --data photos10                     # trains an AlexNet first
     python benchmarks/quantization/compare.py --data cifar10 --network mobilenet  # or another kind of network
     python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --python nncf=/path/to/its/python
-    python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --network alexnet-cifar10 --only ours --busy
+    python benchmarks/quantization/compare.py --data cifar10 --model alexnet.onnx --only ours-auto,onnxruntime
 
 --data is a folder with train/ and val/ (or test/), one subfolder a class in each. NNCF and modelopt pin other versions of what we
 use: give each a virtual environment with `pip install nncf onnx onnxruntime pillow msgspec` (or nvidia-modelopt[onnx]) and name
@@ -11,6 +11,9 @@ its python.
 
 The TensorRT form is evaluated as its Q/DQ graph is written, with float between them; the CPU form in onnxruntime's integer
 kernels on this machine. Written to benchmarks/results/: a table (.md), everything (.json) and a plot (.svg).
+
+Seconds are those of the clock. Where other work disturbs them: --keep FOLDER --quantise writes the graphs while the machine is
+quiet, and the same command without --quantise judges what lies in FOLDER at any time.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +37,8 @@ from alexnet_deploy.answers import truth
 from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import to_builtins
-from alexnet_deploy.onnx_graph.session import GraphRunner
+from alexnet_deploy.onnx_graph.classifier import logits_of
+from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.quantization.sensitivity import Logits, agreement, sqnr_db
@@ -41,20 +46,29 @@ from alexnet_deploy.report import words
 from alexnet_deploy.statistics import paired_difference, wilson
 from alexnet_deploy.types import BatchRange
 
+_METHODS = ("auto", "minmax", "percentile", "entropy", "mse")
 RUNS = (
     ("ours", "fp16", "tensorrt"),
-    ("ours", "auto", "tensorrt"),
+    *(("ours", method, "tensorrt") for method in _METHODS),
     ("onnxruntime", "minmax", "tensorrt"),
     ("onnxruntime", "entropy", "tensorrt"),
     ("onnxruntime", "percentile", "tensorrt"),
     ("modelopt", "max", "tensorrt"),
     ("modelopt", "entropy", "tensorrt"),
-    ("ours", "auto", "cpu"),
+    *(("ours", method, "cpu") for method in _METHODS),
     ("onnxruntime", "minmax", "cpu"),
     ("onnxruntime", "entropy", "cpu"),
     ("onnxruntime", "percentile", "cpu"),
     ("nncf", "default", "cpu"),
 )
+_LONGEST_S = 600
+
+
+class Quantised(NamedTuple):
+    """A quantised graph, and its cost as `quantisers.py` tells it, or the `problem` that there was."""
+
+    path: Path
+    cost: dict[str, float | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +89,7 @@ class Row:
     agreement_high: float = float("nan")
     sqnr_db: float = float("nan")
     peak_mb: float = float("nan")
-    seconds: float | None = None
+    seconds: float = float("nan")
 
 
 def train_model(network: str, data: Path, folder: Path) -> Path:
@@ -102,30 +116,42 @@ def train_model(network: str, data: Path, folder: Path) -> Path:
     return export(model, source, folder / "alexnet.onnx", batch=BatchRange()).artifact.path
 
 
-def quantise(python: str, run: tuple[str, str, str], model: Path, data: Path, count: int, out: Path) -> dict[str, float | str]:
-    """Raises CalledProcessError with what the tool printed."""
-    own = out.parent / out.stem  # a copy for each: modelopt rewrites the graph that it is given
-    own.mkdir()
-    for file in (model, manifest_path(model)):
-        shutil.copy(file, own)
+def quantise(python: str, run: tuple[str, str, str], model: Path, data: Path, count: int, folder: Path) -> Quantised:
+    """What a tool makes of the graph and what that costs; what `folder` holds from before is taken."""
+    out = folder / f"{'-'.join(run)}.onnx"
+    told = out.with_suffix(".cost.json")
+    if told.exists():
+        return Quantised(out, json.loads(told.read_text()))
+    print("running", *run, file=sys.stderr, flush=True)
     script = Path(__file__).with_name("quantisers.py")
     home = str(Path(alexnet_deploy.__file__).parents[1])
-    command = [python, str(script), *run, str(own / model.name), str(data), str(count), str(out)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home})
-    result: dict[str, float | str] = json.loads(done.stdout[done.stdout.rindex("{") :])
-    return result
+    with tempfile.TemporaryDirectory() as name:  # a copy for each: modelopt rewrites the graph that it is given
+        for file in (model, manifest_path(model)):
+            shutil.copy(file, name)
+        command = [python, str(script), *run, str(Path(name) / model.name), str(data), str(count), str(out)]
+        try:
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=_LONGEST_S, env={**os.environ, "PYTHONPATH": home}
+            )
+            cost = json.loads(done.stdout[done.stdout.rindex("{") :])
+        except subprocess.CalledProcessError as error:
+            last = next((line for line in reversed(error.stderr.splitlines()) if line.strip()), "failed")
+            cost = {"problem": f"did not run: {last[:120]}"}
+        except subprocess.TimeoutExpired:
+            cost = {"problem": f"did not end in {_LONGEST_S} s"}
+    told.write_text(json.dumps(cost))
+    return Quantised(out, cost)
 
 
-def answers(graph: Path, model: Artifact, pictures: PictureSet, *, integer_kernels: bool) -> Logits:
+def answers(graph: Path, batches: list[Array], *, integer_kernels: bool) -> Logits:
     import onnx
 
-    runner = GraphRunner(onnx.load(str(graph)), integer_kernels=integer_kernels)
-    return np.concatenate([runner.run(feed)[0][:rows] for feed, rows in feeds(pictures, model.manifest, 16)]).astype(np.float32)
+    model = onnx.load(str(graph))
+    runner = GraphRunner(model, [logits_of(model)], integer_kernels=integer_kernels)
+    return np.concatenate([runner.run(batch)[0] for batch in batches]).reshape(sum(map(len, batches)), -1).astype(np.float32)
 
 
-def judged(
-    run: tuple[str, str, str], cost: dict[str, float | str], reference: Logits, own: Logits, labels: np.ndarray, *, busy: bool
-) -> Row:
+def judged(run: tuple[str, str, str], cost: dict[str, float | str], reference: Logits, own: Logits, labels: np.ndarray) -> Row:
     right, now = (logits.argmax(axis=1) == labels for logits in (reference, own))
     pairs = paired_difference(
         int((right & now).sum()), int((right & ~now).sum()), int((~right & now).sum()), int((~right & ~now).sum())
@@ -145,7 +171,7 @@ def judged(
         agreement_high=same.high,
         sqnr_db=sqnr_db(reference, own),
         peak_mb=float(cost["peak_mb"]),
-        seconds=None if busy else float(cost["seconds"]),
+        seconds=float(cost["seconds"]),
     )
 
 
@@ -167,10 +193,8 @@ def table(title: str, rows: list[Row], top1: float, pictures: int, calibration: 
         lines.append(
             f"{name} {words.percent(r.top1)} | {r.drop_points:+.2f} [{r.drop_low:+.2f}, {r.drop_high:+.2f}]"
             f" | {words.percent(r.agreement)} [{100 * r.agreement_low:.1f}, {100 * r.agreement_high:.1f}]"
-            f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {'' if r.seconds is None else f'{r.seconds:.0f}'} |"
+            f" | {r.sqnr_db:.1f} | {r.peak_mb:.0f} | {r.seconds:.0f} |"
         )
-    if any(r.seconds is None for r in rows):
-        lines += ["", "Other work kept the machine busy: seconds are left out."]
     return "\n".join([*lines, "", words.machine(machine), ""])
 
 
@@ -211,31 +235,34 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=384, help="calibration pictures")
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH", help="the environment of a tool")
     parser.add_argument("--title", default="", help="what the table calls the network")
-    parser.add_argument("--busy", action="store_true", help="other work runs beside this: leave the seconds out")
-    parser.add_argument("--only", default="", help="tools to run, with commas between")
+    parser.add_argument("--only", default="", help="tools to run, or tool-method, with commas between")
+    parser.add_argument("--keep", type=Path, help="where quantised graphs are kept; those that lie there are not made again")
+    parser.add_argument("--quantise", action="store_true", help="with --keep: stop before the graphs are judged")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     pythons = dict(entry.split("=", 1) for entry in given.python)
+    only = given.only.split(",") if given.only else [run[0] for run in RUNS]
     train = given.data / "train"
     pictures = PictureSet.open(next((d for d in (given.data / "val", given.data / "test") if d.is_dir()), given.data / "val"))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = given.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         model = Artifact.open(given.model or train_model(given.network, train, folder))
+        runs = [run for run in RUNS if run[0] in only or f"{run[0]}-{run[1]}" in only]
+        made = {run: quantise(pythons.get(run[0], sys.executable), run, model.path, train, given.count, folder) for run in runs}
+        if given.quantise:
+            return
         labels = truth(pictures, model.manifest)
-        reference = answers(model.path, model, pictures, integer_kernels=False)
-        for run in RUNS:
-            if given.only and run[0] not in given.only.split(","):
-                continue
-            out = folder / f"{'-'.join(run)}.onnx"
-            print("running", *run, file=sys.stderr, flush=True)
-            try:
-                cost = quantise(pythons.get(run[0], sys.executable), run, model.path, train, given.count, out)
-                own = answers(out, model, pictures, integer_kernels=run[2] == "cpu")
-                rows.append(judged(run, cost, reference, own, labels, busy=given.busy))
-            except subprocess.CalledProcessError as error:
-                last = next((line for line in reversed(error.stderr.splitlines()) if line.strip()), "failed")
-                rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=f"did not run: {last[:120]}"))
+        batches = [feed[:count] for feed, count in feeds(pictures, model.manifest, 64)]
+        reference = answers(model.path, batches, integer_kernels=False)
+        for run, (graph, cost) in made.items():
+            print("judging", *run, file=sys.stderr, flush=True)
+            if "problem" in cost:
+                rows.append(Row(tool=run[0], method=run[1], form=run[2], problem=str(cost["problem"])))
+            else:
+                own = answers(graph, batches, integer_kernels=run[2] == "cpu")
+                rows.append(judged(run, cost, reference, own, labels))
     machine = Machine.here()
     top1 = float((reference.argmax(axis=1) == labels).mean())
     text = table(given.title or f"one {given.network}", rows, top1, len(pictures), given.count, machine)
