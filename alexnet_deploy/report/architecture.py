@@ -23,7 +23,7 @@ _THICKEST, _THINNEST = 46, 3
 _OBLIQUE = 0.32  # how far depth is drawn to the right and up, of its length
 _MARGIN = 20
 _LINE = 15
-_PER_ROW = 12
+_PER_ROW = 12  # at most
 _INVISIBLE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Shape", "Slice"})
 _PREPROCESSING = "preprocess."
 
@@ -67,7 +67,8 @@ def architecture(graph: GraphStatistics, title: str) -> str:
     """The whole network as the text of an SVG file."""
     blocks = _blocks(graph)
     scale = _scale(blocks)
-    rows = [blocks[start : start + _PER_ROW] for start in range(0, len(blocks), _PER_ROW)]
+    in_row = math.ceil(len(blocks) / math.ceil(len(blocks) / _PER_ROW))  # rows of one length
+    rows = [blocks[start : start + in_row] for start in range(0, len(blocks), in_row)]
     width = 2 * _MARGIN + max(sum(_width(block, scale) for block in row) for row in rows)
     row_height = _ROOM + _WORDS
     height = 3 * _MARGIN + len(rows) * row_height + 2 * _LINE
