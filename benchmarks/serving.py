@@ -12,7 +12,7 @@ throughput   requests of one picture, 16 under way at any time, over HTTP and th
 half load    half of that throughput, requests evenly spaced and at random moments (a Poisson process): p99 against twice the p50
              of a single call plus --max-delay. "A single call" is read in both ways: of Runtime.predict, and of one client alone.
              Beside it a queue that costs nothing: see `ideal_ms`; and the p99 of the requests in whose time the machine's host
-             took no core away
+             took no core away; and what random moments cost where nothing is computed together (M/D/1)
 overload     ten times that throughput: what is shed, and what is accepted against the same server when it is full, but asked
              no more than it lets in: as many requests under way as it takes without refusing one
 classify     POST /classify with a JPEG file of 500x375 pixels, five classes out: pictures a second, 16 under way, and one client
@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import re
 import statistics
@@ -261,6 +262,23 @@ def ideal_ms(arrivals: Sequence[float], call_s: Callable[[int], float]) -> list[
     return found
 
 
+def single_file_p99_ms(per_s: float, call_s: float) -> float | None:
+    """p99 of the latency where requests at random moments are computed one at a time (M/D/1); None where they are too many.
+
+    P(wait > t) ~ (1 - rho) / (rho e^x - 1) e^(-x t / call), with rho = per_s call and rho (e^x - 1) = x: Tijms, A First Course in
+    Stochastic Models (2003), chapter 9.
+    """
+    rho = per_s * call_s
+    if rho >= 1:
+        return None
+    low, high = 1e-9, 50.0
+    for _ in range(100):
+        x = (low + high) / 2
+        low, high = (x, high) if rho * math.expm1(x) < x else (low, x)
+    wait = math.log((1 - rho) / (rho * math.exp(x) - 1) / 0.01) / x
+    return round(1e3 * call_s * (1 + max(0.0, wait)), 2)
+
+
 def call_line(predict: Predict, seconds: float, max_batch: int) -> Callable[[int], float]:
     """How long a call of Runtime.predict takes, between the batch sizes that are measured here."""
     sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= max_batch]
@@ -376,6 +394,7 @@ def half_load(
         "predict_single_p50_ms": round(statistics.mean(single_ms), 2),
         "served_alone_p50_ms": alone_ms,
         "served_alone_grpc_p50_ms": over_grpc.summary()["p50_ms"],
+        "single_file_at_random_p99_ms": single_file_p99_ms(per_s, statistics.mean(single_ms) / 1e3),
         "target_p99_ms": {name: round(ms, 2) for name, ms in targets.items()},
     }
     for name, found in answers.items():
