@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
+from click.testing import CliRunner
 from colour_photos import write_photos
-from safetensors.torch import load_file
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.cli import main
+from alexnet_deploy.cli.train import command
 from alexnet_deploy.errors import AlexnetDeployError
 from training import fast_paths
 from training.distributed import ALONE, Team
 from training.fast_paths import Way, choose, speed_up
 from training.model import ModelConfig
 from training.settings import TrainSettings
-from training.train import train
+from training.train import interrupted_settings, train
 
 CONFIG = ModelConfig(classes=3, width=0.05, input_size=63)
 SETTINGS = TrainSettings(width=0.05, input_size=63, batch_size=8, epochs=3)
@@ -129,22 +130,42 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         train(replace(SETTINGS, data="demo", compiled=True), tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_the_choice_is_recorded_repeated_and_resumed(trials: Trials, tmp_path: Path, layout: str) -> None:
-    """Through the command line, and to the bit."""
-    trials.speeds = {Way("nchw"): 9.0 if layout == "nchw" else 0.5}
+def test_the_command_records_its_choice_and_repeats_it_to_the_bit(trials: Trials, tmp_path: Path) -> None:
+    trials.speeds = {Way("nchw"): 9.0}
     data = str(write_photos(tmp_path / "photos", train=8, val=4))
-    options = ["train", "--data", data, "--width", "0.05", "--input-size", "63", "--epochs", "2", "--batch-size", "8", "-q"]
+    options = ["--data", data, "--width", "0.05", "--input-size", "63", "--epochs", "1", "--batch-size", "8", "-q"]
     weights = []
     for name in ("one", "two"):
         output = tmp_path / f"{name}.safetensors"
-        with pytest.raises(SystemExit) as ended:
-            main([*options, "-o", str(output)])
-        assert not ended.value.code
+        ran = CliRunner().invoke(command, [*options, "-o", str(output)])
+        assert ran.exit_code == 0, ran.output
         training = Artifact.open(output).manifest.training
         assert training is not None
-        assert training.settings["layout"] == layout
+        assert (training.settings["layout"], training.settings["arithmetic"]) == ("nchw", "fp32")
         weights.append(output.read_bytes())
-        trials.speeds = {}
+        trials.speeds = {Way("nhwc", "bf16"): 9.0}
     assert weights[0] == weights[1]
-    assert load_file(output)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_resumed_training_computes_as_it_began(trials: Trials, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, data=str(write_photos(tmp_path / "photos", train=8, val=4)))
+    trials.speeds = {Way("nchw"): 9.0}
+    whole = train(settings, tmp_path / "whole.safetensors", fast_paths=True)
+    assert whole.settings.layout == "nchw"
+
+    def kill(task: str, done: int, total: int, note: str = "") -> None:
+        if task == "train":
+            raise Killed
+
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(Killed):
+        train(settings, output, save_seconds=0, fast_paths=True, progress=kill)
+    rmtree(tmp_path / "cache")
+    trials.speeds = {Way("nhwc", "bf16"): 9.0}
+    resumed = train(interrupted_settings(output), output, resume=True, fast_paths=True)
+    assert resumed.settings == whole.settings
+    assert output.read_bytes() == whole.checkpoint.read_bytes()
