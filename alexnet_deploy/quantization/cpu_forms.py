@@ -17,9 +17,8 @@ from alexnet_deploy.errors import CalibrationError, ModelError
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
-# Shares of the variance that thin layers may lose. On photographs (a network of 79.8 % top-1) these kept 99.0 and 99.2 % of the
-# answers in INT8: docs/decisions/0520-*.md.
-MOST_LOST = {"thin": 0.005, "thinner": 0.01}
+# Shares of the variance that thin layers may lose. What they keep of the answers: docs/decisions/0520-*.md.
+MOST_LOST = {"thin": 0.001, "thinner": 0.002, "thinnest": 0.005}
 FITTED_TO = 1024  # pictures, to find directions
 CALIBRATED_ON = 256
 log = logs.logger(__name__)
@@ -80,9 +79,14 @@ def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str
         all_seen = replace(ranges, record=ranges.record.with_pictures(seen))
         return quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
 
-    if not directions:
-        return {}
-    return {f"{name}.int8.cpu": partial(write, most_lost=most_lost) for name, most_lost in MOST_LOST.items()}
+    ways: dict[str, Callable[[Path], Artifact]] = {}
+    written: set[tuple[int, ...]] = set()
+    for name, most_lost in MOST_LOST.items():
+        ranks = tuple(found.rank(most_lost) for found in directions.values())
+        if directions and ranks not in written:  # several shares may come to the same ranks
+            written.add(ranks)
+            ways[f"{name}.int8.cpu"] = partial(write, most_lost=most_lost)
+    return ways
 
 
 def _named(name: str, form: str) -> str:
