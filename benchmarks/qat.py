@@ -3,8 +3,8 @@
     python benchmarks/qat.py CHECKPOINT PHOTOS      writes benchmarks/results/qat.json
 
 Both graphs are in the TensorRT form, which onnxruntime imitates exactly; accuracy is on the photos' validation pictures.
-"plain" rounds weights to nearest with minmax ranges, as simple tools do; "ours" is what `build-engine --int8` does; "trained"
-goes on from the checkpoint with rounding, and "control" for the same steps without it.
+"plain" rounds weights to nearest with minmax ranges around zero, as simple tools do; "ours" is what `build-engine --int8`
+does; "trained" goes on from the checkpoint with rounding, and "control" for the same steps without it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def calibrations(graph: Artifact, pictures: PictureSet) -> dict[str, Calibration
     if trained := trained_calibration(graph):
         return {"int8 trained": trained}
     ours = calibrate(graph, pictures)
-    plain = calibrate(graph, pictures, method="minmax")
+    plain = calibrate(graph, pictures, method="minmax", shift=False)
     return {"int8 plain": replace(plain, weights=Nearest()), "int8 ours": ours}
 
 
