@@ -103,7 +103,7 @@ class Batcher:
             Overloaded: they would wait longer than `max_wait_s`; says when to ask again, and nothing is prepared.
             Whatever `prepare` or the engine raises.
         """
-        if refusal := self.overload(rows):
+        if refusal := self._overload(rows, behind=False):
             raise refusal
         self._reserved_rows += rows
         try:
@@ -114,13 +114,15 @@ class Batcher:
         finally:
             self._reserved_rows -= rows
 
-    def overload(self, rows: int = 1) -> Overloaded | None:
-        """What `answer` would raise for so many rows now."""
+    def overload(self) -> Overloaded | None:
+        """Why a request that begins now has no chance, before anything is spent on it."""
+        return self._overload(1, behind=self._behind())
+
+    def _overload(self, rows: int, *, behind: bool) -> Overloaded | None:
         wait_s = self._wait_s(self._reserved_rows)
         # A batch that runs and one that gathers are let in at any speed: else a slow engine would never see a full batch.
         too_long = wait_s > self._max_wait_s and self._reserved_rows >= 2 * self._instances * self._batch_limit()
         too_many = self._reserved_rows > 0 and self._reserved_rows + rows > max(_WAITING_ROWS, _WAITING_BATCHES * self._max_batch)
-        behind = self._behind()
         if not (too_long or too_many or behind):
             return None
         found = "more requests come than can be read" if behind else f"{self._reserved_rows} pictures wait already"

@@ -150,6 +150,8 @@ class GrpcApi:
         # gRPC cancels this coroutine when the client hangs up: nothing is computed for nobody.
         name, version = request.model_name, request.model_version
         with self._repository.leased(name, version) as model, self._repository.metrics.request(name, model.version, "grpc"):
+            if refusal := model.batcher.overload():
+                raise refusal
             return _answer(await model.infer(_parse(request)))
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:

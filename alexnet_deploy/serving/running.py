@@ -29,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _START_TIMEOUT_S = 120.0
 # The engine's threads and the event loop ask each other for the interpreter all the time; Python's own 5 ms are longer than
 # most of what either does in between, and were most of what a request waited for besides the engine.
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
