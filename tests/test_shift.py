@@ -12,7 +12,6 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.layer_error import layer_errors
 from alexnet_deploy.onnx_graph import edit, load_graph
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization import qdq
 from alexnet_deploy.quantization.calibration import Calibration, calibrate
 from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.layers import find_layers
@@ -20,6 +19,7 @@ from alexnet_deploy.quantization.observation import observe
 from alexnet_deploy.quantization.qdq import shiftable, tensorrt_form
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.ranges import choose_range
+from alexnet_deploy.quantization.scales import shifted_to_middle
 from alexnet_deploy.quantization.weights import half_exact, quantise_weights
 from alexnet_deploy.types import GraphForm, Precision
 from tests.small_nets import alexnet_like, artifact_of, branching
@@ -96,7 +96,7 @@ def test_errors_of_layers_are_told_without_the_shift(model: Artifact, calibratio
 @given(st.floats(-0.5, 0), st.floats(2.0**-4, 3e4))
 def test_scale_and_shift_are_exact_in_half_precision(below: float, high: float) -> None:
     low = below * high
-    scale, offset = qdq._shifted((low, high))
+    scale, offset = shifted_to_middle((low, high))
     zero = -offset / scale.scale
     assert half_exact(scale.scale) == scale.scale
     assert half_exact(offset) == offset

@@ -20,7 +20,8 @@ from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cache import calibrate_once
 from alexnet_deploy.quantization.comparison import logits
 from alexnet_deploy.quantization.layers import find_layers
-from alexnet_deploy.quantization.qdq import int8_steps, tensorrt_form
+from alexnet_deploy.quantization.qdq import tensorrt_form
+from alexnet_deploy.quantization.scales import int8_steps
 from alexnet_deploy.quantization.weights import quantise_weight
 from alexnet_deploy.types import Precision, silent
 from training import checkpoint

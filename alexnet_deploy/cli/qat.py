@@ -40,7 +40,7 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.quantization.cache import calibrate_once
     from alexnet_deploy.quantization.layers import find_layers
-    from alexnet_deploy.quantization.qdq import int8_steps
+    from alexnet_deploy.quantization.scales import int8_steps
     from training import checkpoint
     from training.data import open_split
     from training.qat import Ranges

@@ -16,9 +16,10 @@ from alexnet_deploy.quantization.balance import Factors
 from alexnet_deploy.quantization.comparison import logits, typical_error
 from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.layers import find_layers
-from alexnet_deploy.quantization.qdq import UINT8_STEPS, shiftable, tensorrt_form
+from alexnet_deploy.quantization.qdq import shiftable, tensorrt_form
 from alexnet_deploy.quantization.ranges import Range, choose_range
 from alexnet_deploy.quantization.refined import WeightRounder
+from alexnet_deploy.quantization.scales import UINT8_STEPS
 from alexnet_deploy.quantization.weights import INT8_LIMIT
 from alexnet_deploy.types import Precision, Progress
 
