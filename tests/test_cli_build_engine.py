@@ -193,6 +193,7 @@ class Pressed(logging.Handler):
             print("pressed", file=sys.stderr)
             signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it, and so would their children
 log = logging.getLogger("alexnet_deploy")
 log.setLevel(logging.DEBUG)
 log.addHandler(Pressed())
