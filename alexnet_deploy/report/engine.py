@@ -43,7 +43,7 @@ def _facts(of: EngineReport) -> list[tuple[str, str]]:
         kept = "the best of several on pictures held back" if of.calibration.chosen_by == "auto" else "as asked"
         pairs.append(("calibrated", f"{of.calibration.method} ({kept}), {data.count:,} pictures of {data.location}"))
     if of.skipped:
-        pairs.append(("half precision", f"{', '.join(of.skipped)} left as they were"))
+        pairs.append(("half precision", ", ".join(of.skipped)))
     if of.plan.manifest.twin:
         pairs.append(("without a GPU", f"{of.plan.manifest.twin.file} runs instead"))
     pairs.append(("took", ", ".join(f"{step} {words.seconds(seconds)}" for step, seconds in of.seconds.items())))
