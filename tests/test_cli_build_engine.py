@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from onnx import numpy_helper
 from PIL import Image
 
 from alexnet_deploy.artifact import Artifact
@@ -19,6 +21,7 @@ from alexnet_deploy.cli import main
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.sensitivity import LayerSensitivity
 from alexnet_deploy.report.budget import budget_section
+from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, Precision
 from tests.tiny import LABELS, picture_batch, tiny_artifact, tiny_graph
 
@@ -51,6 +54,19 @@ def labelled(folder: Path) -> Path:
         for number, pixels in enumerate(picture_batch(2, seed=index)):
             Image.fromarray(pixels).save(folder / "val" / label / f"{number}.png")
     return folder / "val"
+
+
+def labelled_by(model: Artifact, folder: Path) -> Path:
+    """60 pictures of one colour each, in a folder of the class that the model itself answers."""
+    colours = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3), np.uint8)
+    pictures = np.broadcast_to(colours, (60, 16, 16, 3))
+    with Runtime(model.path) as runtime:
+        answers = runtime.logits(np.ascontiguousarray(pictures)).argmax(axis=1)
+    for number, (picture, answer) in enumerate(zip(pictures, answers, strict=True)):
+        where = folder / "own" / LABELS[answer] / f"{number}.png"
+        where.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(where)
+    return folder / "own"
 
 
 def names(folder: Path) -> list[str]:
@@ -111,6 +127,25 @@ def test_an_accuracy_budget_is_held_and_reported(models: Path) -> None:
     assert report["budget"]["max_drop"] == 100
     assert report["budget"]["steps"]
     assert report["skipped"] == []
+
+
+def test_a_layer_that_costs_more_than_the_budget_is_given_back(models: Path) -> None:
+    graph = tiny_graph()
+    kernel, matrix = (next(w for w in graph.graph.initializer if w.name == name) for name in ("kernel", "matrix"))
+    filters, rows = numpy_helper.to_array(kernel).copy(), numpy_helper.to_array(matrix).copy()
+    filters[0], rows[0] = 0, 1e5  # a channel that is never seen, and weights for it that leave no steps to all others
+    kernel.CopyFrom(numpy_helper.from_array(filters, "kernel"))
+    matrix.CopyFrom(numpy_helper.from_array(rows, "matrix"))
+    model = tiny_artifact(models / "spoilt.onnx", graph=graph, pictures=PictureSet.open("demo:train").sample(40).reference())
+    photos = labelled_by(model, models.parent)
+
+    without = call_json(model.path, "--int8", "--max-drop", "100", "--data", photos, *RTX)
+    held = call_json(model.path, "--int8", "--max-drop", "1", "--data", photos, *RTX)
+    assert max(without["budget"]["steps"][-1]["top1_change"].values()) < -20
+    assert held["skipped"] == ["fc"]
+    assert min(held["budget"]["steps"][-1]["top1_change"].values()) >= -1
+    layers = {layer.layer: layer.precision for layer in Artifact.open(models / "spoilt.int8.plan").manifest.layers}
+    assert layers == {"conv": Precision.INT8, "fc": Precision.FP16}
 
 
 def test_a_page_shows_what_each_layer_costs_and_what_is_clipped(models: Path, tmp_path: Path) -> None:
