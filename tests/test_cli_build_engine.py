@@ -228,7 +228,7 @@ class Pressed(logging.Handler):
             print("pressed", file=sys.stderr)
             signal.raise_signal(signal.SIGINT)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it, and so would their children
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
 log = logging.getLogger("alexnet_deploy")
 log.setLevel(logging.DEBUG)
 log.addHandler(Pressed())
