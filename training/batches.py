@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from alexnet_deploy.preprocess import Batch, Pixels, normalise
 from training.augment import vary
 from training.distributed import ALONE, Team
 from training.dropout import Keys, keys_of
-from training.makers import Arrays, Made, Makers, can_fork, in_order, number_of_makers, shared_memory
+from training.makers import Arrays, Given, Made, Makers, can_fork, in_order, number_of_makers, shared_memory
 from training.settings import TrainSettings
 
 _MEMORY_SHARE = 0.25  # of the machine's memory, at most, for decoded pictures
@@ -108,34 +109,34 @@ class Step(NamedTuple):
     indices: list[int]
 
 
-class TrainingBatches:
-    """Shuffled, augmented, mixed batches, or one process's part of each.
+class BatchesAhead(ABC, Generic[Given]):
+    """One process's part of each batch, made before a step asks for it.
 
-    The pictures that fill no whole batch wait for another epoch's shuffle.
+    Args:
+        given: of what a batch is made, a NamedTuple of one step; see `Makers`.
+        count: pictures of an epoch.
+
+    Attributes:
+        batch_size: pictures of a step, of all processes.
+        steps: of an epoch.
     """
 
-    def __init__(
-        self,
-        pictures: PictureSet,
-        recipe: Preprocess,
-        settings: TrainSettings,
-        team: Team = ALONE,
-    ) -> None:
-        self.batch_size = min(settings.batch_size, len(pictures) // team.size * team.size)
-        self.steps = len(pictures) // self.batch_size
-        self.pictures = Pictures(pictures, recipe, margin_of(recipe, settings))
+    def __init__(self, given: type[Given], count: int, recipe: Preprocess, settings: TrainSettings, team: Team) -> None:
+        self.batch_size = min(settings.batch_size, count // team.size * team.size)
+        self.steps = count // self.batch_size
+        self._given = given
         self._recipe = recipe
         self._settings = settings
-        self._part = team.part(self.batch_size)
         self._team = team
+        self._part = team.part(self.batch_size)
+        self._own = self._part.stop - self._part.start
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
-        """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
-        order = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self.pictures))
-        parts = (Step(epoch, order[step * self.batch_size :][self._part].tolist()) for step in range(first_step, self.steps))
-        for arrays, unread in in_order(self._made, self._makers, parts):
-            self.pictures.unreadable |= {int(index): why for index, why in unread.items()}
-            yield Seen(*arrays)
+    @abstractmethod
+    def _made(self, step: Given) -> Made:
+        """`Seen.arrays`, and what could not be read. It runs in other processes, and must not use PyTorch."""
+
+    def _in_order(self, steps: Iterable[Given]) -> Generator[Made, None, None]:
+        return in_order(self._made, self._makers, steps)
 
     def close(self) -> None:
         """Ends the processes that make batches."""
@@ -143,12 +144,30 @@ class TrainingBatches:
             self._makers.close()
 
     @cached_property
-    def _makers(self) -> Makers[Step] | None:
-        own = self._part.stop - self._part.start
+    def _makers(self) -> Makers[Given] | None:
         if not can_fork():
             return None
-        slot_bytes = bytes_of(own, self._recipe)
-        return Makers(self._made, Step, slot_bytes, number_of_makers(), yielding=self._team.device == "cpu")
+        slot_bytes = bytes_of(self._own, self._recipe)
+        return Makers(self._made, self._given, slot_bytes, number_of_makers(), yielding=self._team.device == "cpu")
+
+
+class TrainingBatches(BatchesAhead[Step]):
+    """Shuffled, augmented, mixed batches, or one process's part of each.
+
+    The pictures that fill no whole batch wait for another epoch's shuffle.
+    """
+
+    def __init__(self, pictures: PictureSet, recipe: Preprocess, settings: TrainSettings, team: Team = ALONE) -> None:
+        super().__init__(Step, len(pictures), recipe, settings, team)
+        self.pictures = Pictures(pictures, recipe, margin_of(recipe, settings))
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
+        """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
+        order = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self.pictures))
+        parts = (Step(epoch, order[step * self.batch_size :][self._part].tolist()) for step in range(first_step, self.steps))
+        for arrays, unread in self._in_order(parts):
+            self.pictures.unreadable |= {int(index): why for index, why in unread.items()}
+            yield Seen(*arrays)
 
     def _made(self, step: Step) -> Made:
         pictures_of = ((index, self.pictures.read(index)) for index in step.indices)

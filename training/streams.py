@@ -15,7 +15,6 @@ import time
 import urllib.request
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import cached_property
 from http.client import HTTPException
 from itertools import chain, cycle, islice
 from typing import IO, NamedTuple, TypeVar, cast
@@ -29,9 +28,9 @@ from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import DataReference, Preprocess
 from alexnet_deploy.pictures import PictureSet
 from training.augment import vary
-from training.batches import Seen, TrainingBatches, bytes_of, margin_of, presented, with_margin
+from training.batches import BatchesAhead, Seen, TrainingBatches, margin_of, presented, with_margin
 from training.distributed import ALONE, Team
-from training.makers import Made, Makers, can_fork, in_order, number_of_makers
+from training.makers import Made
 from training.settings import TrainSettings
 
 SCHEMES = ("http://", "https://", "file://")
@@ -144,46 +143,22 @@ class Step(NamedTuple):
     labels: list[int]
 
 
-class StreamBatches:
+class StreamBatches(BatchesAhead[Step]):
     """As TrainingBatches, of a stream. An epoch that is begun in its middle reads up to there again."""
 
-    def __init__(
-        self,
-        stream: ShardStream,
-        recipe: Preprocess,
-        settings: TrainSettings,
-        team: Team = ALONE,
-    ) -> None:
-        self.batch_size = min(settings.batch_size, len(stream) // team.size * team.size)
-        self.steps = len(stream) // self.batch_size
+    def __init__(self, stream: ShardStream, recipe: Preprocess, settings: TrainSettings, team: Team = ALONE) -> None:
+        super().__init__(Step, len(stream), recipe, settings, team)
         self.pictures = Unread()
         self._stream = stream
-        self._recipe = recipe
-        self._settings = settings
-        self._team = team
         self._fit = with_margin(recipe, margin_of(recipe, settings))
-        part = team.part(self.batch_size)
-        self._own = part.stop - part.start
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Seen, None, None]:
         """The batches of one epoch from `first_step` on, made ahead; close it to end that."""
         with closing(self._stream.samples(self._settings.seed, epoch, self._team)) as samples:
             next(islice(samples, first_step * self._own, first_step * self._own), None)  # goes on to there
-            for arrays, unread in in_order(self._made, self._makers, self._steps(epoch, first_step, samples)):
+            for arrays, unread in self._in_order(self._steps(epoch, first_step, samples)):
                 self.pictures.unreadable |= unread
                 yield Seen(*arrays)
-
-    def close(self) -> None:
-        """Ends the processes that make batches."""
-        if self._makers:
-            self._makers.close()
-
-    @cached_property
-    def _makers(self) -> Makers[Step] | None:
-        if not can_fork():
-            return None
-        slot_bytes = bytes_of(self._own, self._recipe)
-        return Makers(self._made, Step, slot_bytes, number_of_makers(), yielding=self._team.device == "cpu")
 
     def _steps(self, epoch: int, first_step: int, samples: Iterator[Sample[InMemory]]) -> Iterator[Step]:
         for step in range(first_step, self.steps):
