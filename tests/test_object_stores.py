@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +24,7 @@ from click.testing import CliRunner
 
 from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.cli import main
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, killed_after
 from tests.picture_files import png
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -127,16 +125,7 @@ def test_a_run_that_is_killed_goes_on_in_the_bucket(bucket: Any, model: Path) ->
     for i in range(120):
         bucket.pipe_file(f"bucket/photos/{i:03}.png", png(0) if i % 30 else b"broken")
     words = ("s3://bucket/photos", "s3://bucket/scores", model, "--shard-size", "2")
-    kills = 0
-    for _ in range(2):
-        already = len(bucket.glob("bucket/scores/part-*"))
-        process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(bucket.glob("bucket/scores/part-*")) < already + 8:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+    kills = sum(killed_after(command(*words), lambda: len(bucket.glob("bucket/scores/part-*")), more=8) for _ in range(2))
     assert kills == 2
     report = scored(*words)
     assert report["resumed"] >= 16

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
 from alexnet_deploy.score.distributed import tasks
 from alexnet_deploy.score.find import find
-from tests.patience import PATIENCE_S, until
+from tests.patience import PATIENCE_S, killed_after, until
 from tests.picture_files import png
 
 
@@ -259,22 +258,17 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "score", *map(str, words), "--backend", "fake"]
 
 
+def parts(folder: Path) -> int:
+    return len(list(folder.glob("part-*")))
+
+
 def test_killed_runs_lose_nothing_and_double_nothing(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(240):
         (folder / f"{i:03d}.png").write_bytes(png(0) if i % 30 else b"broken")
     words = command(folder, tmp_path / "out", "-m", model, "--shard-size", "2")
-    kills = 0
-    for _ in range(2):
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        already = len(list((tmp_path / "out").glob("part-*")))
-        while process.poll() is None and len(list((tmp_path / "out").glob("part-*"))) < already + 20:
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+    kills = sum(killed_after(words, lambda: parts(tmp_path / "out"), more=20) for _ in range(2))
     assert kills == 2
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["resumed"] >= 40
@@ -436,10 +430,10 @@ def test_ray_gives_the_same_parts_though_a_worker_is_killed_within_one(model: Pa
     run(model, folder, tmp_path / "here", shard_size=2)
     words = command(folder, tmp_path / "ray", "-m", model, "--shard-size", "2", "--ray", "2", "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: process.poll() is not None or len(list((tmp_path / "ray").glob("part-*"))) >= 10)
+        until(lambda: process.poll() is not None or parts(tmp_path / "ray") >= 10)
         names = {number: Path(f"/proc/{number}/cmdline").read_text() for number in descendants(process.pid)}
         os.kill(next(number for number, name in names.items() if name.startswith("ray::MapWorker")), signal.SIGKILL)
-        done_already = len(list((tmp_path / "ray").glob("part-*")))
+        done_already = parts(tmp_path / "ray")
         said, complained = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, complained
     assert done_already < 300
