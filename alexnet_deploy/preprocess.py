@@ -9,8 +9,11 @@ normalise(pixels, recipe)   -> float32 in the network's layout
 from __future__ import annotations
 
 import io
+import os
+import threading
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -46,31 +49,7 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None, name: str
     Raises:
         PictureError: missing, truncated, no picture, or over 100 million pixels (a decompression bomb).
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    name = name or (str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF; size is checked below
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-                if picture.width * picture.height > MAX_PICTURE_PIXELS:
-                    raise PictureError(
-                        f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"
-                    )
-                if at_least is not None:
-                    picture.draft(None, (at_least, at_least))  # does nothing for other formats than JPEG
-                picture.load()
-                return np.asarray(_as_rgb(ImageOps.exif_transpose(picture)))
-    except FileNotFoundError as error:
-        raise PictureError(f"{name} does not exist", expected="a picture file") from error
-    except PictureError:
-        raise
-    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files
-        # Pillow names an address in memory when it does not know the format of bytes.
-        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise PictureError(
-            f"{name} cannot be read as a picture ({why})", expected="a whole JPEG, PNG, WebP, BMP or TIFF"
-        ) from error
+    return np.asarray(_read(source, at_least, name))
 
 
 def decode_fitted(source: str | Path | bytes, recipe: Preprocess, *, name: str = "") -> Pixels:
@@ -87,7 +66,8 @@ def decode_fitted(source: str | Path | bytes, recipe: Preprocess, *, name: str =
     """
     wanted = max(recipe.height, recipe.width, recipe.resize or 0)
     exact = recipe.interpolation == "nearest"  # takes single pixels, which no smaller picture has
-    return fit(decode(source, at_least=None if exact else 2 * wanted, name=name), recipe)
+    # Pillow's own picture all the way: an array between would cost two copies, by a thread that lets no other run.
+    return np.asarray(_resized(_read(source, None if exact else 2 * wanted, name), recipe))
 
 
 def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
@@ -100,21 +80,11 @@ def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
     Returns:
         uint8 (recipe.height, recipe.width, 3); the argument itself when it has that size already.
     """
-    height, width = pixels.shape[:2]
-    if (height, width) == (recipe.height, recipe.width):
+    if pixels.shape[:2] == (recipe.height, recipe.width):
         return pixels
     from PIL import Image
 
-    how = Image.Resampling[recipe.interpolation.upper()]
-    picture = Image.fromarray(pixels)
-    if recipe.resize is None:
-        return np.asarray(picture.resize((recipe.width, recipe.height), how))
-    # The crop is taken through `box`, so that only the pixels that stay are resampled.
-    scale = recipe.resize / min(height, width)
-    crop_width, crop_height = recipe.width / scale, recipe.height / scale
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    box = (max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height))
-    return np.asarray(picture.resize((recipe.width, recipe.height), how, box=box))
+    return np.asarray(_resized(Image.fromarray(pixels), recipe))
 
 
 def normalise(pixels: Pixels, recipe: Preprocess) -> Batch:
@@ -170,6 +140,87 @@ def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
     return out
 
 
+def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.Image:
+    """The picture in mode RGB, as `decode` describes it."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = name or (str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>")
+    try:
+        with _silent_pillow, Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.width * picture.height > MAX_PICTURE_PIXELS:
+                raise PictureError(
+                    f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"
+                )
+            if at_least is not None:
+                picture.draft(None, (at_least, at_least))  # does nothing for other formats than JPEG
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _as_rgb(picture)
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist", expected="a picture file") from error
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files
+        # Pillow names an address in memory when it does not know the format of bytes.
+        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise PictureError(
+            f"{name} cannot be read as a picture ({why})", expected="a whole JPEG, PNG, WebP, BMP or TIFF"
+        ) from error
+
+
+def _resized(picture: Image.Image, recipe: Preprocess) -> Image.Image:
+    """Resized and cropped to (recipe.width, recipe.height); the argument itself where it has that size already."""
+    from PIL import Image
+
+    if picture.size == (recipe.width, recipe.height):
+        return picture
+    how = Image.Resampling[recipe.interpolation.upper()]
+    if recipe.resize is None:
+        return picture.resize((recipe.width, recipe.height), how)
+    # The crop is taken through `box`, so that only the pixels that stay are resampled.
+    width, height = picture.size
+    scale = recipe.resize / min(height, width)
+    crop_width, crop_height = recipe.width / scale, recipe.height / scale
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    box = (max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height))
+    return picture.resize((recipe.width, recipe.height), how, box=box)
+
+
+class _SilentPillow:
+    """Pillow's warnings, of large pictures (whose size is checked here) and odd EXIF, are not shown while anyone decodes.
+
+    Filters of warnings belong to the whole process. Were each thread to set them and put them back, the one that ends last
+    would put back the silence it found, and the application would never be warned of anything again.
+    """
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """In the child of a fork: threads that were decoding are in the parent only."""
+        self._lock = threading.Lock()
+        self._decoding = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._decoding += 1
+            if self._decoding == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._decoding -= 1
+            if not self._decoding:
+                self._filters.__exit__(kind, error, trace)
+
+
+_silent_pillow = _SilentPillow()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_silent_pillow.begin_anew)
+
+
 def _as_rgb(picture: Image.Image) -> Image.Image:
     from PIL import Image
 
@@ -182,4 +233,4 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy it

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ from PIL import Image
 
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
-from alexnet_deploy.preprocess import decode, fit, normalise, prepare
+from alexnet_deploy.preprocess import _silent_pillow, decode, fit, normalise, prepare
 
 RECIPE = Preprocess(height=8, width=8)
 
@@ -62,6 +66,42 @@ def test_exif_rotation_is_applied() -> None:
 def test_a_broken_picture_is_a_clear_error(broken: bytes) -> None:
     with pytest.raises(PictureError, match="cannot be read as a picture"):
         decode(broken)
+
+
+def odd_exif() -> bytes:
+    """A sound JPEG whose EXIF block announces more than it holds."""
+    return encoded(gradient(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x01")
+
+
+def test_what_pillow_warns_of_is_not_shown() -> None:
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(io.BytesIO(odd_exif())) as picture:
+        picture.getexif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(odd_exif()).shape == (12, 10, 3)
+
+
+def test_threads_that_decode_leave_the_warnings_of_the_application_alone() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as threads:
+        for pixels in threads.map(decode, [odd_exif()] * 400):
+            assert pixels.shape == (12, 10, 3)
+    assert warnings.filters == before
+
+
+def test_while_pictures_are_decoded_other_warnings_are_shown() -> None:
+    with pytest.warns(UserWarning, match="of the application's own"), _silent_pillow, _silent_pillow:
+        warnings.warn("of the application's own", UserWarning, stacklevel=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_process_decodes_although_a_thread_of_its_parent_did_so_just_then() -> None:
+    with _silent_pillow._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(decode(odd_exif()).shape != (12, 10, 3))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
