@@ -6,12 +6,12 @@ The file is written first, its manifest last, each to a temporary name and renam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from alexnet_deploy import logs
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
@@ -23,8 +23,7 @@ log = logs.logger(__name__)
 MAX_MANIFEST_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True):
     """A file and its manifest, known to fit each other at the time of `open`."""
 
     path: Path
@@ -157,7 +156,7 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
             temporary.write_bytes(write)
         else:
             write(temporary)
-        manifest = replace(
+        manifest = structs.replace(
             manifest,
             file=path.name,
             size_bytes=temporary.stat().st_size,
@@ -171,7 +170,7 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
 
 def update_manifest(artifact: Artifact, **changes: Any) -> Artifact:
     """Replaces fields of an artifact's manifest on the disk; the artifact itself is not touched."""
-    manifest = replace(artifact.manifest, **changes)
+    manifest = structs.replace(artifact.manifest, **changes)
     _write_manifest(artifact.path, manifest)
     return Artifact(artifact.path, manifest)
 

@@ -8,12 +8,13 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import DataError, InputError, ModelError
@@ -113,7 +114,7 @@ def export(
             expected=f"at most {TOLERANCE * largest:.3g} ({TOLERANCE:g} of the largest logit); nothing was written",
         )
     progress(_TASK, 2, 3)
-    manifest = replace(
+    manifest = structs.replace(
         source.manifest,
         kind="onnx",
         input=given,

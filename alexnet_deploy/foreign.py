@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact, existing_file
 from alexnet_deploy.backends import FLAVOURS
@@ -63,9 +64,9 @@ def is_foreign(artifact: Artifact) -> bool:
 def completed(artifact: Artifact, engine: Backend) -> Artifact:
     """A foreign file's Artifact with what its engine states about itself. Raises ModelError where that is no classifier."""
     try:
-        manifest = replace(
+        manifest = structs.replace(
             artifact.manifest, file=artifact.path.name, input=engine.input, output=engine.output, batch=engine.batch
         )
     except ValueError as error:
         raise ModelError(f"{artifact.path}: {error}", expected="a single-input image classifier") from error
-    return replace(artifact, manifest=manifest)
+    return structs.replace(artifact, manifest=manifest)

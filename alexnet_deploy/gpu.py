@@ -1,20 +1,20 @@
-"""The GPUs that this process can use, asked of NVIDIA's driver itself. Standard library only, and no CUDA context is made."""
+"""The GPUs that this process can use, asked of NVIDIA's driver itself, without making a CUDA context."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 _NO_DEVICE = 100  # CUresult in cuda.h
 _COMPUTE_CAPABILITY_MAJOR = 75  # CUdevice_attribute in cuda.h
 _COMPUTE_CAPABILITY_MINOR = 76
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One CUDA device.
 
     Attributes:

@@ -6,7 +6,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends import BACKENDS, FLAVOURS, entry
@@ -29,8 +30,7 @@ from alexnet_deploy.types import GraphForm, Precision
 DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """An artifact in a backend.
 
     Attributes:
@@ -68,7 +68,7 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
     try:
         if is_foreign(artifact):
             artifact = completed(artifact, loaded.backend)
-            loaded = replace(loaded, artifact=artifact, running=artifact)
+            loaded = structs.replace(loaded, artifact=artifact, running=artifact)
         _check_agreement(loaded)
     except AlexnetDeployError:
         loaded.backend.close()

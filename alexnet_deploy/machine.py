@@ -1,13 +1,14 @@
-"""The machine that a figure was measured on. Standard library only; nothing is measured here."""
+"""The machine that a figure was measured on; nothing is measured here."""
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 # Whatever changes speed or numbers. Packages that are not installed are left out.
 PACKAGES = (
@@ -23,8 +24,7 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """What to write beside a measurement so that somebody else can judge it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Machine:
     vnni: bool
     system: str
     python: str
-    packages: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = {}
     measured: str = ""
 
     @classmethod

@@ -3,6 +3,8 @@
 `engine.plan` has `engine.plan.json` beside it (never inside, so that trtexec and Triton can read the plan). A manifest
 says what goes in, what comes out, how pictures become input, what was done to get here, and the SHA-256 of the file, so
 that a changed file is refused. Here is what it says; `artifact.py` reads and writes it.
+
+These are Structs and no dataclasses, each of which takes Runtime a millisecond to import (docs/decisions/0522-*.md).
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
+from msgspec import structs
 
 from alexnet_deploy import __version__
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
@@ -28,8 +30,7 @@ Kind = Literal["checkpoint", "onnx", "plan"]
 KIND_OF_SUFFIX: dict[str, Kind] = {".safetensors": "checkpoint", ".onnx": "onnx", ".plan": "plan", ".engine": "plan"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocess:
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
     """How a picture becomes a network's input. `preprocess.py` carries it out.
 
     value = (pixel * scale - mean) / std, a channel at a time.
@@ -82,8 +83,7 @@ class Preprocess:
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileReference:
+class FileReference(msgspec.Struct, frozen=True, kw_only=True):
     """Another file in the same folder, by name and content."""
 
     file: str
@@ -94,8 +94,7 @@ class FileReference:
         _check_sha256(self.sha256)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact that this one was made from. It may have moved: only the hash is binding."""
 
     kind: Kind
@@ -107,8 +106,7 @@ class Lineage:
         _check_sha256(self.sha256)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataReference:
+class DataReference(msgspec.Struct, frozen=True, kw_only=True):
     """A picture set: where it was found, and what was in it.
 
     Attributes:
@@ -122,8 +120,7 @@ class DataReference:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationRecord:
+class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Where activation ranges came from.
 
     Attributes:
@@ -144,7 +141,7 @@ class CalibrationRecord:
     chosen_by: Literal["request", "auto"]
     seed: int
     preprocess_sha256: str
-    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = {}
     balanced: tuple[str, ...] = ()
     shifted: tuple[str, ...] = ()
     pictures: str = ""
@@ -156,7 +153,7 @@ class CalibrationRecord:
 
     def with_pictures(self, sha256: Iterable[str]) -> CalibrationRecord:
         """This record, of a graph that was made with other pictures as well."""
-        return replace(self, pictures=picture_digits([*self._digits(), *sha256]))
+        return structs.replace(self, pictures=picture_digits([*self._digits(), *sha256]))
 
     def _digits(self) -> set[str]:
         return {self.pictures[i : i + PICTURE_DIGITS] for i in range(0, len(self.pictures), PICTURE_DIGITS)}
@@ -167,8 +164,7 @@ def picture_digits(sha256: Iterable[str]) -> str:
     return "".join(sorted({one[:PICTURE_DIGITS] for one in sha256}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerPrecision:
+class LayerPrecision(msgspec.Struct, frozen=True, kw_only=True):
     """What one Conv or Gemm computes in, as read back from the finished graph or engine."""
 
     layer: str
@@ -176,8 +172,7 @@ class LayerPrecision:
     precision: Precision
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRecord:
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan was built with and for.
 
     Attributes:
@@ -190,8 +185,7 @@ class PlanRecord:
     capabilities: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TunedRecord:
+class TunedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact is fastest on one machine, as `alexnet-deploy tune` found; Runtime follows it there, unless told otherwise.
 
     Attributes:
@@ -210,18 +204,16 @@ class TunedRecord:
     cores: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRecord:
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How a checkpoint was trained: the data, and the settings as the command took them."""
 
     data: DataReference | None = None
-    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    settings: dict[str, str | int | float | bool | None] = {}
     epochs_done: int = 0
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known about one artifact. See the attributes' own types for units.
 
     Attributes:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from msgspec import structs
+
 from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.artifact import Artifact, update_manifest, write_artifact
 from alexnet_deploy.backends import BACKENDS
@@ -312,7 +314,7 @@ def _keep(won: _Tried, artifacts: Sequence[Artifact], batch: int, output: Path |
         )
     # The twin is named for its folder: a plan that moves elsewhere goes without.
     twin = won.artifact.manifest.twin if path.parent.resolve() == won.artifact.path.parent.resolve() else None
-    manifest = replace(won.artifact.manifest, tuned=record, twin=twin)
+    manifest = structs.replace(won.artifact.manifest, tuned=record, twin=twin)
     return write_artifact(path, manifest, won.artifact.path.read_bytes()).path
 
 

@@ -1,10 +1,11 @@
-"""The words that every room shares: frozen, and made of the standard library only."""
+"""The words that every room shares: frozen, and made of nothing but the standard library and msgspec's Struct."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 
 class Precision(StrEnum):
@@ -43,8 +44,7 @@ class OutputKind(StrEnum):
     PROBABILITIES = "probabilities"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True):
     """Name, dtype and shape of a graph's input or output.
 
     Attributes:
@@ -62,8 +62,7 @@ class TensorSpec:
         return f"{self.name} {self.dtype} ({axes})"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRange:
+class BatchRange(Struct, frozen=True):
     """The batch sizes that an artifact takes: from min to max, fastest at opt.
 
     Raises:

@@ -7,7 +7,6 @@ import gc
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from alexnet_deploy import Runtime
 from alexnet_deploy.artifact import Artifact, write_artifact
@@ -57,7 +57,7 @@ def write_plan(folder: Path, **changes: Any) -> Artifact:
         plan=PlanRecord(flavour=Flavour.TENSORRT_RTX, version="1.7.1.116", capabilities=("sm80", "sm86", "sm89", "sm120")),
         parents=(Lineage(kind="onnx", file="net.fp16.onnx", sha256="0" * 64),),
     )
-    return write_artifact(folder / "net.plan", replace(manifest, **changes), b"vtrt, or so it says")
+    return write_artifact(folder / "net.plan", structs.replace(manifest, **changes), b"vtrt, or so it says")
 
 
 @pytest.fixture(params=SCHEDULES)
@@ -158,7 +158,7 @@ def test_inputs_of_other_types_go_in_as_they_are(
 ) -> None:
     fake = FakeCuda()
     spec = TensorSpec("input", dtype, (None, 8, 8, 3))
-    engine = FakeEngine(fake, spec, replace(OUTPUT, dtype=output), BATCH)
+    engine = FakeEngine(fake, spec, structs.replace(OUTPUT, dtype=output), BATCH)
     install(monkeypatch, fake, engine)
     backend = TensorRtRtxBackend.load(write_plan(tmp_path, input=spec), Options("cuda"))
     batch = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3)).astype(dtype)
@@ -486,7 +486,7 @@ TENSORRT = PlanRecord(flavour=Flavour.TENSORRT, version="11.4.0.12", capabilitie
         (TENSORRT, (Flavour.TENSORRT_RTX, "1.7.1.116"), H100, r"built by tensorrt 11\.4\.0\.12, here is tensorrt-rtx"),
         (TENSORRT, (Flavour.TENSORRT, "11.4.0.12"), L40, r"built for sm90, here is NVIDIA L40 \(sm89\)"),
         (
-            replace(TENSORRT, flavour=Flavour.TENSORRT_RTX, capabilities=("sm89", "sm120")),
+            structs.replace(TENSORRT, flavour=Flavour.TENSORRT_RTX, capabilities=("sm89", "sm120")),
             (Flavour.TENSORRT_RTX, "11.4.0.12"),
             Gpu("NVIDIA A10", (8, 6), 24 << 30),
             r"built for sm89, sm120, here is NVIDIA A10 \(sm86\)",

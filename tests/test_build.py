@@ -152,15 +152,15 @@ def test_only_a_graph_can_be_built(model: Artifact, tmp_path: Path) -> None:
 
 
 def fixed_batch(folder: Path, count: int) -> Artifact:
-    from dataclasses import replace
+    from msgspec import structs
 
     from alexnet_deploy.artifact import write_artifact
 
     loose = tiny_artifact(folder / "fixed.onnx", batch=BatchRange(count, count, count))
-    fixed = replace(
+    fixed = structs.replace(
         loose.manifest,
-        input=replace(loose.manifest.input, shape=(count, *loose.manifest.input.shape[1:])),
-        output=replace(loose.manifest.output, shape=(count, *loose.manifest.output.shape[1:])),
+        input=structs.replace(loose.manifest.input, shape=(count, *loose.manifest.input.shape[1:])),
+        output=structs.replace(loose.manifest.output, shape=(count, *loose.manifest.output.shape[1:])),
     )
     return write_artifact(loose.path, fixed, tiny_graph(batch=count).SerializeToString())
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from alexnet_deploy.artifact import Artifact
@@ -46,7 +46,7 @@ def test_neither_batch_size_nor_order_changes_the_result(model: Artifact, pictur
 
 
 def test_a_graph_with_a_fixed_batch_gives_the_same_ranges(model: Artifact, pictures: PictureSet) -> None:
-    fixed = replace(model, manifest=replace(model.manifest, batch=BatchRange(7, 7, 7)))
+    fixed = structs.replace(model, manifest=structs.replace(model.manifest, batch=BatchRange(7, 7, 7)))
     assert calibrate(fixed, pictures, method="minmax").ranges == calibrate(model, pictures, method="minmax").ranges
 
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.pictures import PictureSet
@@ -47,8 +47,8 @@ def test_another_graph_other_pictures_or_another_recipe_are_calibrated_anew(
     calibrate_once(model, pictures, method="minmax")
     calibrate_once(model, pictures.subset(range(39)), method="minmax")
     assert len(entries(tmp_path)) == 2
-    recipe = replace(model.manifest.preprocess, interpolation="nearest")
-    calibrate_once(replace(model, manifest=replace(model.manifest, preprocess=recipe)), pictures, method="minmax")
+    recipe = structs.replace(model.manifest.preprocess, interpolation="nearest")
+    calibrate_once(structs.replace(model, manifest=structs.replace(model.manifest, preprocess=recipe)), pictures, method="minmax")
     assert len(entries(tmp_path)) == 3
     calibrate_once(artifact_of(alexnet_like(seed=1), tmp_path, "other.onnx"), pictures, method="minmax")
     assert len(entries(tmp_path)) == 4

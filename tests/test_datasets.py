@@ -11,9 +11,9 @@ import shutil
 import struct
 import tarfile
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -407,7 +407,7 @@ def test_a_command_measures_on_what_training_held_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"are not there: .*photos does not exist"):
         held_out(None, manifest)
     with pytest.raises(DataError, match="no pictures to compare"):
-        held_out(None, replace(manifest, held_out=""))
+        held_out(None, msgspec.structs.replace(manifest, held_out=""))
 
 
 def test_pictures_without_classes_have_no_parts(tmp_path: Path) -> None:

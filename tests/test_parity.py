@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
@@ -210,7 +211,7 @@ def test_a_class_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not know the classes 'yak'"):
         truth(picture_set(4, classes=("fox", "yak")), manifest)
     with pytest.raises(DataError, match="9 classes"):
-        truth(picture_set(9, classes=tuple("abcdefghi")), replace(manifest, labels=()))
+        truth(picture_set(9, classes=tuple("abcdefghi")), structs.replace(manifest, labels=()))
 
 
 def test_real_runtimes_are_compared_batch_by_batch(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_several_candidates_give_a_symmetric_matrix(tmp_path: Path) -> None:
 def test_different_preprocessing_is_said(tmp_path: Path) -> None:
     one = tiny_artifact(tmp_path / "one.onnx")
     other = Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0))
-    manifest = replace(one.manifest, preprocess=other, file="two.onnx")
+    manifest = structs.replace(one.manifest, preprocess=other, file="two.onnx")
     from alexnet_deploy.artifact import write_artifact
 
     two = write_artifact(tmp_path / "two.onnx", manifest, one.path.read_bytes())
@@ -306,9 +307,9 @@ def test_a_graph_that_mixes_its_pictures_is_found_out(tmp_path: Path) -> None:
 
 def test_pictures_that_a_model_was_made_with_are_said_to_flatter_it() -> None:
     own = answered(logits_of(20, 4, 0))
-    elsewhere = replace(own.data, location="/photos/train", sha256="1" * 64)
-    for seen, expected in ((own.data, True), (replace(elsewhere, location=own.data.location), True), (elsewhere, False)):
-        found = compare(own, replace(own, manifest=replace(own.manifest, pictures=seen)))
+    elsewhere = structs.replace(own.data, location="/photos/train", sha256="1" * 64)
+    for seen, expected in ((own.data, True), (structs.replace(elsewhere, location=own.data.location), True), (elsewhere, False)):
+        found = compare(own, replace(own, manifest=structs.replace(own.manifest, pictures=seen)))
         assert found.trained_on is expected
         assert found.calibrated_on == 0
 
@@ -325,7 +326,7 @@ def test_pictures_that_were_calibrated_on_are_counted(tmp_path: Path) -> None:
         pictures=picture_digits(seen.content_hashes()),
     )
     own = tiny_artifact(tmp_path / "own.onnx")
-    made = save_graph(tiny_graph(), tmp_path / "made.onnx", replace(own.manifest, calibration=record))
+    made = save_graph(tiny_graph(), tmp_path / "made.onnx", structs.replace(own.manifest, calibration=record))
     with Runtime(own.path) as reference, Runtime(made.path) as candidate:
         for measured, expected in ((pictures, 5), (others, 0)):
             found = verify_all(reference, [candidate], measured)

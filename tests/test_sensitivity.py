@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.budget import hold_budget
@@ -35,7 +36,7 @@ def spoilt(calibration: Calibration, model: Artifact) -> Calibration:
     tensor = next(layer.data for layer in Trials(model, calibration, evaluation().subset([0])).layers if layer.name == WORST)
     low, high = calibration.ranges[tensor]
     ranges = {**calibration.ranges, tensor: (low * 30, high * 30)}
-    return replace(calibration, record=replace(calibration.record, ranges=ranges))
+    return replace(calibration, record=structs.replace(calibration.record, ranges=ranges))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def spoilt_thrice(calibration: Calibration, model: Artifact) -> Calibration:
     spoilt = [layer.data for layer in find_layers(load_graph(model.path)) if layer.name in ("conv2", "conv3", "fc1")]
     ranges = {name: (30 * low, 30 * high) if name in spoilt else (low, high) for name, (low, high) in calibration.ranges.items()}
     histograms: dict[str, Histogram] = {}  # both forms take the ranges of the record then
-    return replace(calibration, record=replace(calibration.record, ranges=ranges), histograms=histograms)
+    return replace(calibration, record=structs.replace(calibration.record, ranges=ranges), histograms=histograms)
 
 
 def evaluation() -> PictureSet:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 
 from alexnet_deploy.artifact import Artifact, write_artifact
@@ -67,7 +67,7 @@ def test_a_recipe_for_one_channel_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
     artifact = save(tmp_path / "m.safetensors")
-    wider = replace(artifact.manifest, model=ModelConfig(classes=3, width=0.5, input_size=64).to_dict())
+    wider = structs.replace(artifact.manifest, model=ModelConfig(classes=3, width=0.5, input_size=64).to_dict())
     write_artifact(artifact.path, wider, artifact.path.read_bytes())
     with pytest.raises(ArtifactCorrupt, match=r"width 0\.5"):
         checkpoint.load(artifact.path)
@@ -93,6 +93,6 @@ def test_a_file_that_is_no_safetensors_is_refused_though_its_hash_fits(tmp_path:
 def test_a_manifest_that_names_no_model_or_an_unknown_one_is_refused(tmp_path: Path) -> None:
     artifact = save(tmp_path / "m.safetensors")
     for model in (None, {"arch": 3}, {**CONFIG.to_dict(), "arch": "../evil"}):
-        write_artifact(artifact.path, replace(artifact.manifest, model=model), artifact.path.read_bytes())
+        write_artifact(artifact.path, structs.replace(artifact.manifest, model=model), artifact.path.read_bytes())
         with pytest.raises(ManifestError):
             checkpoint.load(artifact.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.cli import main
@@ -40,7 +40,7 @@ def tiny_plan(path: Path, version: str = "10.14.1.48", flavour: Flavour = Flavou
     """A plan's manifest over bytes that mean nothing: nobody loads it here."""
     graph = tiny_artifact(path.with_suffix(".onnx"))
     record = PlanRecord(flavour=flavour, version=version, capabilities=("sm90",))
-    return write_artifact(path, replace(graph.manifest, kind="plan", plan=record, **changes), b"vtrt")
+    return write_artifact(path, structs.replace(graph.manifest, kind="plan", plan=record, **changes), b"vtrt")
 
 
 def test_a_graph_becomes_a_model_that_the_schema_reads(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_a_graph_written_for_tensorrt_is_not_given_to_onnxruntime(tmp_path: Path
 
 def test_a_fixed_batch_is_an_ordinary_axis(tmp_path: Path) -> None:
     loose = tiny_artifact(tmp_path / "m.onnx", batch=BatchRange(4, 4, 4))
-    fixed = replace(
+    fixed = structs.replace(
         loose.manifest,
-        input=replace(loose.manifest.input, shape=(4, 3, SIZE, SIZE)),
-        output=replace(loose.manifest.output, shape=(4, len(LABELS))),
+        input=structs.replace(loose.manifest.input, shape=(4, 3, SIZE, SIZE)),
+        output=structs.replace(loose.manifest.output, shape=(4, len(LABELS))),
     )
     write_artifact(loose.path, fixed, tiny_graph(batch=4).SerializeToString())
     write_repository([str(loose.path)], tmp_path / "repo")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact, read_manifest, update_manifest, write_artifact
 from alexnet_deploy.cli import main
@@ -40,13 +41,13 @@ def test_runtime_follows_the_record_on_this_machine_only_and_only_unasked(tmp_pa
     for words in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"threads": 2}):
         with Runtime(artifact.path, **words) as runtime:  # type: ignore[arg-type]
             assert runtime.backend == "onnxruntime"
-    update_manifest(artifact, tuned=replace(HERE, cpu="another"))
+    update_manifest(artifact, tuned=structs.replace(HERE, cpu="another"))
     with Runtime(artifact.path) as runtime:
         assert runtime.backend == "onnxruntime"
 
 
 def test_a_record_of_a_backend_that_is_gone_is_passed_over(tmp_path: Path) -> None:
-    artifact = tiny_artifact(tmp_path / "m.onnx", tuned=replace(HERE, backend="caffe"))
+    artifact = tiny_artifact(tmp_path / "m.onnx", tuned=structs.replace(HERE, backend="caffe"))
     with Runtime(artifact.path) as runtime:
         assert runtime.backend == "onnxruntime"
 
@@ -94,7 +95,7 @@ def test_without_a_way_that_is_fast_enough_nothing_is_stored(tmp_path: Path) -> 
 
 def test_int8_graphs_are_tried_in_4_bits_and_the_winner_can_be_copied(tmp_path: Path) -> None:
     whole = network(tmp_path)
-    manifest = replace(whole.manifest, precision=Precision.INT8, form=GraphForm.CPU, reduce_range=True)
+    manifest = structs.replace(whole.manifest, precision=Precision.INT8, form=GraphForm.CPU, reduce_range=True)
     artifact = write_artifact(tmp_path / "m.int8.cpu.onnx", manifest, whole.path.read_bytes())
     report = tune([artifact], seconds=SECONDS, output=tmp_path / "out" / "best.onnx")
     assert {trial.file for trial in report.trials} == {"m.int8.cpu.onnx", "m.int4.cpu.onnx"}  # no blocks of 128 there

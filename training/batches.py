@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from alexnet_deploy.decoding import Fitted, Source, fitted_one, in_threads
 from alexnet_deploy.manifest import Preprocess
@@ -187,7 +188,7 @@ class ValidationBatches:
 
     def __init__(self, pictures: PictureSet, recipe: Preprocess, batch_size: int, *, margin: int = 0, team: Team = ALONE) -> None:
         self.pictures = Pictures(pictures, recipe, margin)
-        self._recipe = replace(recipe, height=recipe.height + 2 * margin, width=recipe.width + 2 * margin, resize=None)
+        self._recipe = structs.replace(recipe, height=recipe.height + 2 * margin, width=recipe.width + 2 * margin, resize=None)
         self._batch_size = batch_size
         self._team = team
 
@@ -250,7 +251,7 @@ def margin_of(recipe: Preprocess, settings: TrainSettings) -> int:
 def stacked(pictures: list[Pixels], recipe: Preprocess) -> Batch:
     """float32 (n, H, W, 3), normalised."""
     pixels = np.stack(pictures) if pictures else np.empty((0, recipe.height, recipe.width, 3), np.uint8)
-    return normalise(pixels, replace(recipe, layout="nhwc"))
+    return normalise(pixels, structs.replace(recipe, layout="nhwc"))
 
 
 def with_margin(recipe: Preprocess, margin: int) -> Callable[[Source], Fitted]:
@@ -260,7 +261,7 @@ def with_margin(recipe: Preprocess, margin: int) -> Callable[[Source], Fitted]:
     scales the whole picture, there is only the border to repeat.
     """
     spare = 0 if recipe.resize is None else min(margin, (recipe.resize - recipe.height) // 2)
-    wide = replace(recipe, height=recipe.height + 2 * spare, width=recipe.width + 2 * spare)
+    wide = structs.replace(recipe, height=recipe.height + 2 * spare, width=recipe.width + 2 * spare)
     border = margin - spare
 
     def fit_wide(source: Source) -> Fitted:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
+
+from msgspec import Struct
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.manifest import Kind
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.backends.base import Backend
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One line of the table.
 
     Attributes:

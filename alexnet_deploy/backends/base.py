@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends import BACKENDS
@@ -22,8 +22,7 @@ from alexnet_deploy.types import BatchRange, TensorSpec
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What a caller may ask of a backend; each takes what it knows, and raises on what it cannot honour.
 
     Attributes:

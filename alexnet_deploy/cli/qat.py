@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.types import Progress
@@ -59,4 +60,4 @@ def ranges_of(weights: str, data: str, progress: Progress) -> Ranges:
         layers = find_layers(load_graph(graph.path))
     record = calibration.record
     steps = {layer.name: int8_steps(calibration.ranges[layer.data], layer.data in record.shifted) for layer in layers}
-    return Ranges(replace(record, method=record.method.removesuffix(_TRAINED) + _TRAINED), steps)
+    return Ranges(structs.replace(record, method=record.method.removesuffix(_TRAINED) + _TRAINED), steps)

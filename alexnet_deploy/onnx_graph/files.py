@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message
+from msgspec import structs
 from onnx import ModelProto, TensorProto, external_data_helper, helper
 
 from alexnet_deploy import __version__
@@ -130,7 +130,9 @@ def save_graph(model: ModelProto, path: str | Path, manifest: Manifest) -> Artif
     strip_metadata(model)
     check(model)
     given, result, kind = describe(model)
-    manifest = replace(manifest, kind="onnx", input=given, output=result, output_kind=kind, layers=layer_precisions(model))
+    manifest = structs.replace(
+        manifest, kind="onnx", input=given, output=result, output_kind=kind, layers=layer_precisions(model)
+    )
     try:
         content = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:  # over protobuf's 2 GB

@@ -6,11 +6,11 @@ toolkit that takes uint8 at all takes it in this form, so that nobody outside ha
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from alexnet_deploy.manifest import Preprocess
@@ -63,7 +63,7 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
     pixels = helper.make_tensor_value_info(chain.input, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
     graph.input[0].CopyFrom(pixels)
     edit.drop_unused(graph)
-    return replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
+    return structs.replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
 
 
 def _rows(channels: npt.NDArray[np.float32], recipe: Preprocess) -> npt.NDArray[np.float32]:

@@ -8,12 +8,12 @@ a blocked DequantizeLinear before a MatMul, would do: onnxruntime 1.32 fuses onl
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from alexnet_deploy.artifact import Artifact
@@ -50,7 +50,7 @@ def to_four_bit(model: Artifact, output: str | Path, *, block: int = BLOCK) -> A
         raise InputError(f"blocks of {block}", expected=f"one of {', '.join(map(str, BLOCKS))}")
     graph = load_graph(model.path)
     four_bit(graph, block, model.path)
-    return save_graph(graph, output, replace(model.manifest, parents=model.lineage()))
+    return save_graph(graph, output, structs.replace(model.manifest, parents=model.lineage()))
 
 
 def four_bit(model: ModelProto, block: int, path: Path) -> None:

@@ -14,12 +14,13 @@ Answers change, by an amount that only real pictures tell: `tune` takes such a g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 from onnx import GraphProto, NodeProto, helper
 
 from alexnet_deploy.artifact import Artifact
@@ -90,7 +91,7 @@ def to_low_rank(model: Artifact, output: str | Path, directions: Mapping[str, Di
         pass
     note = "low rank: " + ", ".join(f"{name} {rank}" for name, rank in ranks.items())
     notes = f"{model.manifest.notes}; {note}" if model.manifest.notes else note
-    return save_graph(graph, output, replace(model.manifest, parents=model.lineage(), notes=notes))
+    return save_graph(graph, output, structs.replace(model.manifest, parents=model.lineage(), notes=notes))
 
 
 def observe(model: Artifact, pictures: PictureSet, progress: Progress = silent) -> dict[str, Directions]:

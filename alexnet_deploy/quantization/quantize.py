@@ -11,9 +11,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec import structs
 from onnx import ModelProto
 
 from alexnet_deploy.artifact import Artifact
@@ -108,7 +108,7 @@ def _quantise(
         )
         quantised = to_half(quantised, "float16") if _fits_half(calibration) else quantised
     _check_written(quantised, chosen, precision)
-    manifest = replace(
+    manifest = structs.replace(
         _manifest(model, precision), form=form, reduce_range=reduced, calibration=_record(calibration, chosen, form, precision)
     )
     return save_graph(quantised, output, manifest)
@@ -136,7 +136,9 @@ def _check(model: Artifact, precision: Precision, form: GraphForm, calibration: 
 
 
 def _manifest(model: Artifact, precision: Precision) -> Manifest:
-    return replace(model.manifest, precision=precision, parents=model.lineage(), calibration=None, form=None, training=None)
+    return structs.replace(
+        model.manifest, precision=precision, parents=model.lineage(), calibration=None, form=None, training=None
+    )
 
 
 def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm, precision: Precision) -> CalibrationRecord:
@@ -148,7 +150,7 @@ def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm, 
         ranges = {name: limits for name, limits in ranges.items() if name in used}
     else:
         used |= {layer.output for layer in layers}
-    return replace(
+    return structs.replace(
         record,
         ranges=ranges,
         balanced=tuple(name for name in record.balanced if name in used),

@@ -12,9 +12,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import InputError
@@ -124,7 +126,7 @@ def _write_model(folder: Path, name: str, artifact: Artifact, instances: int, de
         "model_warmup": [warm_up(manifest.input, size) for size in sorted({1, manifest.batch.max})] if batched else [],
     }
     # Without its twin: what cannot run in Triton is no use there. The manifest makes the folder readable for `serve` too.
-    alone = replace(manifest, twin=None)
+    alone = structs.replace(manifest, twin=None)
     write_artifact(folder / name / "1" / file, alone, lambda path: shutil.copyfile(artifact.path, path))
     write_text(folder / name / "labels.txt", "".join(f"{label}\n" for label in manifest.labels))
     write_config(folder, config)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.errors import BackendMissing, BuildError, DeviceMissing, InputError, ModelError
@@ -99,7 +101,7 @@ def build(
         model, batch, layers, PlanRecord(flavour=bindings.flavour, version=bindings.version, capabilities=_as_built(targets))
     )
     if twin is not None:
-        manifest = replace(manifest, twin=FileReference(file=twin.path.name, sha256=twin.manifest.sha256))
+        manifest = structs.replace(manifest, twin=FileReference(file=twin.path.name, sha256=twin.manifest.sha256))
     return BuildReport(artifact=write_artifact(output, manifest, plan), seconds=seconds, batch=batch, messages=messages)
 
 
@@ -266,7 +268,9 @@ def _read_back(model: Artifact) -> tuple[LayerPrecision, ...]:
 
 def _manifest_of_plan(model: Artifact, batch: BatchRange, layers: tuple[LayerPrecision, ...], record: PlanRecord) -> Manifest:
     """What the graph's manifest says still holds for its plan; batch sizes, layers and lineage are the plan's own."""
-    return replace(model.manifest, kind="plan", batch=batch, layers=layers, plan=record, parents=model.lineage(), twin=None)
+    return structs.replace(
+        model.manifest, kind="plan", batch=batch, layers=layers, plan=record, parents=model.lineage(), twin=None
+    )
 
 
 def _parser_errors(parser: Any) -> str:

@@ -19,11 +19,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from alexnet_deploy import logs
 from alexnet_deploy.errors import BackendError, FallbackWarning, InputError
@@ -96,8 +96,8 @@ class Execution:
         self.on_new_bucket = on_new_bucket
         self._bindings = bindings
         self._context = context
-        self._input = replace(input, shape=(batch.max, *input.shape[1:]))
-        self._output = replace(output, shape=(batch.max, *output.shape[1:]))
+        self._input = structs.replace(input, shape=(batch.max, *input.shape[1:]))
+        self._output = structs.replace(output, shape=(batch.max, *output.shape[1:]))
         self._row_bytes = _size_bytes(self._input) // batch.max
         self._answer_bytes = _size_bytes(self._output) // batch.max
         self._seen: set[int] = set()
@@ -179,7 +179,9 @@ class Execution:
 
     def _check(self, what: str, array: DeviceView, spec: TensorSpec) -> None:
         if array.dtype != spec.dtype or array.shape[1:] != spec.shape[1:]:
-            raise InputError(f"{what} is {array.dtype} {array.shape}", expected=str(replace(spec, shape=(None, *spec.shape[1:]))))
+            raise InputError(
+                f"{what} is {array.dtype} {array.shape}", expected=str(structs.replace(spec, shape=(None, *spec.shape[1:])))
+            )
 
     def _queue_on_device(self, source: int, target: int, rows: int) -> None:
         """Runs from one address on the GPU to another; by way of a slot where TensorRT cannot use them as they are."""
