@@ -19,7 +19,6 @@ _FLOAT32 = np.dtype(np.float32)
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _WARNINGS = 2  # onnxruntime's own default
-_SPIN_US = "200"  # as onnxruntime counts them: about a millisecond of CPU time after a call (docs/decisions/0500-*.md)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round the products of a float32 graph to 10 bits in silence: precision belongs to the graph.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
@@ -54,9 +53,7 @@ class OnnxRuntimeBackend(Backend):
             raise missing(cls.name, error) from error
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
-        # Its threads spin while they wait for the next operator, or the next call, which is quick. By default they go on for some
-        # 50 ms after the last one, and take the CPU from whatever else runs: another Runtime, the decoding of the next pictures.
-        settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+        settings.add_session_config_entry(*_spinning(onnxruntime.__version__))
         if artifact.manifest.form is GraphForm.TENSORRT:
             # As it is written, with float between Q and DQ, which is what TensorRT computes. By itself onnxruntime rounds biases
             # too, in steps of two float16 scales' product, which may be as good as zero; and it takes ten times as long.
@@ -96,6 +93,17 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         self._session = None
+
+
+def _spinning(version: str) -> tuple[str, str]:
+    """The setting for how long onnxruntime's threads spin while they wait for the next operator, or the next call.
+
+    By default they go on for some 50 ms after a call, and take the CPU from whatever else runs: another Runtime, the decoding of
+    the next pictures. 200 us, as onnxruntime counts them, are a millisecond of CPU time, and as quick for calls in a row
+    (docs/decisions/0500-*.md). Versions before 1.26 know only how to stop with the call.
+    """
+    major, minor = (int(number) for number in version.split(".")[:2])
+    return ("session.intra_op.spin_duration_us", "200") if (major, minor) >= (1, 26) else ("session.force_spinning_stop", "1")
 
 
 def _only(tensors: list[Any], what: str, artifact: Artifact) -> TensorSpec:
