@@ -56,8 +56,16 @@ class Rounds:
         return 1000 * float(np.median(np.median(self.samples[label], axis=1) - np.median(self.samples[base], axis=1)))
 
 
-def in_rounds(calls: dict[str, Call], seconds: float, *, warm: int = 1, timed: int = 3, rest: float = REST_SECONDS) -> Rounds:
-    """Times `calls` in turns for about `seconds`, at least five rounds."""
+def in_rounds(
+    calls: dict[str, Call],
+    seconds: float,
+    *,
+    warm: int = 1,
+    timed: int = 3,
+    rest: float = REST_SECONDS,
+    before: Call = lambda: None,
+) -> Rounds:
+    """Times `calls` in turns for about `seconds`, at least five rounds. `before` runs in front of each call, and is not timed."""
     taken: list[list[list[float]]] = []
     foreign: list[float] = []
     order = np.random.default_rng(0)
@@ -70,8 +78,9 @@ def in_rounds(calls: dict[str, Call], seconds: float, *, warm: int = 1, timed: i
         for name in order.permutation(list(calls)):
             time.sleep(rest)
             for _ in range(warm):
+                before()
                 calls[name]()
-            this[name] = [_milliseconds(calls[name]) for _ in range(timed)]
+            this[name] = [_milliseconds(calls[name], before) for _ in range(timed)]
         taken.append([this[name] for name in calls])
         others = (_busy_seconds() - all_before) - (_own_seconds() - mine_before)
         foreign.append(others / (time.perf_counter() - begun))
@@ -83,7 +92,8 @@ def in_rounds(calls: dict[str, Call], seconds: float, *, warm: int = 1, timed: i
     return Rounds(samples, int((~quiet).sum()), float(load[quiet].mean()))
 
 
-def _milliseconds(call: Call) -> float:
+def _milliseconds(call: Call, before: Call) -> float:
+    before()
     begun = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - begun)

@@ -25,6 +25,7 @@ from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.half import to_half
 from alexnet_deploy.quantization.layers import Layer, choose_skipped, find_layers
+from alexnet_deploy.quantization.one_scale import one_scale
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT
 from alexnet_deploy.quantization.width_to_channels import width_to_channels
@@ -101,6 +102,7 @@ def _quantise(
     if form is GraphForm.CPU:
         quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights, calibration.factors)
         width_to_channels(quantised)
+        one_scale(quantised)
         _check_kernels(quantised, chosen)
     else:
         quantised = tensorrt_form(
