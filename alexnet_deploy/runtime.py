@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from alexnet_deploy import logs
 from alexnet_deploy.artifact import Artifact, manifest_path
@@ -54,8 +54,7 @@ class Prediction(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of one picture: the most probable classes, the most probable first, or the error that it met."""
 
     predictions: tuple[Prediction, ...] = ()
