@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import Machine
+from alexnet_deploy.neighbours import Neighbours, complaints
 from alexnet_deploy.preprocess import Batch, Pixels, normalise
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
@@ -73,12 +74,17 @@ class BenchmarkReport:
         threads: CPU threads that a runtime was allowed, None where the backend chose.
         seconds: asked for each artifact and batch size.
         timings: by batch size, then in the order of the artifacts.
+        others_cpus: CPUs that other processes kept busy meanwhile, on average; None where the system does not tell, or not in so
+            short a time.
+        warnings: a sentence where that was so much that the figures are theirs as well.
     """
 
     machine: Machine
     threads: int | None
     seconds: float
     timings: tuple[Timing, ...]
+    others_cpus: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def of(self, file: str, batch: int) -> Timing | None:
         """The timing of the artifact called `file` at this batch size."""
@@ -119,6 +125,7 @@ def benchmark(
     # A plan's twin and that twin itself are one thing to time: the first stands for both.
     distinct = {_identity(runtime): runtime for runtime in reversed(each)}
     timings: list[Timing] = []
+    neighbours = Neighbours()
     for number, batch in enumerate(sizes):
 
         def inner(done: float, number: int = number) -> None:
@@ -128,7 +135,15 @@ def benchmark(
         latencies = _in_turns(calls, seconds, most_runs, np.random.default_rng(seed), clock, inner)
         measured = dict(zip(distinct, latencies, strict=True))
         timings += _timings([Ran.of(runtime) for runtime in each], batch, [measured[_identity(r)] for r in each])
-    return BenchmarkReport(machine=Machine.here(), threads=threads, seconds=seconds, timings=tuple(timings))
+    machine, others = Machine.here(), neighbours.cpus()
+    return BenchmarkReport(
+        machine=machine,
+        threads=threads,
+        seconds=seconds,
+        timings=tuple(timings),
+        others_cpus=others,
+        warnings=complaints(others, machine.cores),
+    )
 
 
 def random_batch(runtime: Runtime, batch: int, seed: int = 0) -> Batch | Pixels:

@@ -4,7 +4,8 @@
 2. From the fastest on, trials are compared with the reference on pictures until FINALISTS of them hold the accuracy budget.
 3. These are timed again in turns, so that a neighbour's load hits all alike, and the fastest is chosen.
 
-What was chosen is written into the manifest of its file, where Runtime finds it, for machines with this CPU.
+A timing that other processes disturb is taken once more; where they go on, the report warns. What was chosen is written into
+the manifest of its file, where Runtime finds it, for machines with this CPU.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from msgspec import structs
 from alexnet_deploy.answers import Answers, answers
 from alexnet_deploy.artifact import Artifact, update_manifest, write_artifact
 from alexnet_deploy.backends import BACKENDS
-from alexnet_deploy.benchmark import benchmark
+from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import TunedRecord
+from alexnet_deploy.neighbours import complaints
 from alexnet_deploy.parity import compare
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.statistics import Interval, ratio_of_medians
 from alexnet_deploy.types import Progress, silent
 
 FINALISTS = 4
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,9 @@ class Trial:
         latency_ms: the median of a call; of the second, fairer timing where it came so far. None where it does not run.
         drop: of top-1 accuracy against the reference, in percentage points; None where it was not compared.
         agreement: share of top-1 answers that are the reference's, 0 to 1; None likewise.
+        times_longer: latency divided by that of the way chosen, 95 % interval, where both were timed in turns; where it holds 1,
+            their difference is noise.
+        others_cpus: CPUs that other processes kept busy while it was timed; None where the system does not tell.
         verdict: "chosen", or in a few words why not.
     """
 
@@ -57,6 +64,8 @@ class Trial:
     latency_ms: float | None = None
     drop: float | None = None
     agreement: float | None = None
+    times_longer: Interval | None = None
+    others_cpus: float | None = None
     verdict: str = ""
 
 
@@ -74,6 +83,7 @@ class TuneReport:
         chosen: the best that holds the budgets, or None.
         path: its file.
         missed: one sentence where there is none.
+        warnings: one sentence where other processes were busy during a timing, so that the choice may be their doing.
     """
 
     machine: Machine
@@ -86,6 +96,7 @@ class TuneReport:
     chosen: Trial | None
     path: Path | None
     missed: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def tune(
@@ -137,8 +148,9 @@ def tune(
         judged, won = _choose(judged, max_latency_ms)
         path = _keep(won, artifacts, batch, output) if won else None
     missed = () if won else (_missed(judged, max_latency_ms, max_drop),)
+    machine = Machine.here()
     return TuneReport(
-        machine=Machine.here(),
+        machine=machine,
         reference=(reference or artifacts[0]).path.name,
         batch=batch,
         pictures=len(pictures) if pictures else 0,
@@ -148,6 +160,7 @@ def tune(
         chosen=won.trial if won else None,
         path=path,
         missed=missed,
+        warnings=complaints(max((each.trial.others_cpus or 0.0 for each in judged), default=None), machine.cores),
     )
 
 
@@ -213,12 +226,20 @@ def _screen(files: Sequence[Artifact], batch: int, seconds: float, progress: Pro
     for done, way in enumerate(ways, 1):
         try:
             with way.open() as runtime:
-                (timing,) = benchmark(runtime, [batch], seconds=seconds).timings
-                tried.append(way.with_(latency_ms=timing.p50_ms))
+                report = _timed([runtime], batch, seconds)
+            tried.append(way.with_(latency_ms=report.timings[0].p50_ms, others_cpus=report.others_cpus))
         except AlexnetDeployError as error:
             tried.append(way.with_(verdict=f"does not run: {error.found}"))
         progress("time each way", done, len(ways), way.trial.file)
     return sorted(tried, key=lambda each: each.trial.latency_ms or float("inf"))
+
+
+def _timed(runtimes: Sequence[Runtime], batch: int, seconds: float) -> BenchmarkReport:
+    """In turns; the quietest of ATTEMPTS where others disturb the first: they may be busy for a moment only."""
+    attempts: list[BenchmarkReport] = []
+    while len(attempts) < ATTEMPTS and (not attempts or attempts[-1].warnings):
+        attempts.append(benchmark(runtimes, [batch], seconds=seconds))
+    return min(attempts, key=lambda each: each.others_cpus or 0.0)
 
 
 def _judge(
@@ -270,9 +291,12 @@ def _time_in_turns(judged: Sequence[_Tried], batch: int, seconds: float) -> list
     if len(finalists) > 1:
         with ExitStack() as opened:
             runtimes = [opened.enter_context(judged[index].open()) for index in finalists]
-            timings = benchmark(runtimes, [batch], seconds=2 * seconds).timings
-        for index, timing in zip(finalists, timings, strict=True):
-            result[index] = judged[index].with_(latency_ms=timing.p50_ms)
+            report = _timed(runtimes, batch, 2 * seconds)
+        fastest = min(report.timings, key=lambda timing: timing.p50_ms)
+        for index, timing in zip(finalists, report.timings, strict=True):
+            longer = None if timing is fastest else ratio_of_medians(timing.latencies_ms, fastest.latencies_ms)[1]
+            changes = {"latency_ms": timing.p50_ms, "times_longer": longer, "others_cpus": report.others_cpus}
+            result[index] = judged[index].with_(**changes)
     return sorted(result, key=lambda each: (not each.sound, each.trial.latency_ms or float("inf")))
 
 
@@ -286,7 +310,8 @@ def _choose(judged: Sequence[_Tried], max_latency_ms: float | None) -> tuple[lis
             elif won is None:
                 won = each = each.with_(verdict="chosen")
             else:
-                each = each.with_(verdict="slower")
+                same = each.trial.times_longer is not None and 1 in each.trial.times_longer
+                each = each.with_(verdict="as fast" if same else "slower")
         result.append(each)
     return result, won
 

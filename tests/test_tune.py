@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from msgspec import structs
+from rich.console import Console
 
+from alexnet_deploy import tune as room
 from alexnet_deploy.artifact import Artifact, read_manifest, update_manifest, write_artifact
+from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import cpu_name, usable_cores
 from alexnet_deploy.manifest import TunedRecord
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.report.tune import tune as show
 from alexnet_deploy.runtime import Runtime
-from alexnet_deploy.tune import tune
+from alexnet_deploy.statistics import Interval
+from alexnet_deploy.tune import _ways, tune
 from alexnet_deploy.types import GraphForm, Precision
 from tests.test_four_bit import network
 from tests.tiny import float_batch, tiny_artifact, tiny_graph
@@ -120,3 +128,74 @@ def test_the_command_shows_a_table(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "chosen" in done.stdout
     assert "keeps the choice" in " ".join(done.stdout.split())
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell what others do")
+def test_a_busy_machine_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ATTEMPTS", 1)
+    monkeypatch.setattr(room, "_thread_counts", lambda: (1,))
+    artifact, page = tiny_artifact(tmp_path / "m.onnx"), tmp_path / "page.html"
+    words = ["tune", str(artifact.path), "--batch", "256", "--seconds", "0.2", "--json", "--html", str(page)]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    try:
+        done = CliRunner().invoke(main, words)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert "other processes kept" in found["warnings"][0]
+    assert "Run it again when the machine is quiet" in page.read_text()
+    assert max(trial["others_cpus"] for trial in found["trials"]) > 0.2
+
+
+def test_a_person_sees_warnings_and_what_is_noise(tmp_path: Path) -> None:
+    report = tune([tiny_artifact(tmp_path / "m.onnx")], seconds=SECONDS)
+    first, second, *others = report.trials
+    known = replace(second, times_longer=Interval(0.95, 1.08), verdict="as fast")
+    console = Console(width=120, record=True)
+    show(replace(report, trials=(first, known, *others), warnings=("others were busy",)))(console)
+    text = console.export_text()
+    assert "0.95 to 1.08×" in text
+    assert "as fast: the difference is within it" in text
+    assert "Warning: others were busy." in text
+
+
+def test_a_timing_that_was_disturbed_is_taken_again_and_the_quietest_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Runtime(tiny_artifact(tmp_path / "m.onnx").path) as runtime:
+        quiet = benchmark(runtime, [1], seconds=SECONDS)
+        calls = iter([replace(quiet, others_cpus=1.0, warnings=("busy",)), replace(quiet, others_cpus=0.0), None])
+        monkeypatch.setattr(room, "benchmark", lambda *_, **__: next(calls))
+        assert room._timed([runtime], 1, SECONDS).others_cpus == 0
+    assert next(calls) is None, "what was quiet is not taken again"
+
+
+def test_a_difference_that_is_noise_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is a fake one: file a takes 10 or 12 ms, b 10 or 12.1, c 20."""
+    artifacts = [tiny_artifact(tmp_path / f"{name}.onnx", graph=tiny_graph(bias=n)) for n, name in enumerate("abc")]
+    taken = {"a.onnx": (10.0, 12.0), "b.onnx": (10.0, 12.1), "c.onnx": (20.0, 20.0)}
+    monkeypatch.setattr(room, "_thread_counts", lambda: (1,))
+    monkeypatch.setattr(room, "_ways", lambda artifact: islice(_ways(artifact), 1))
+
+    def timed(runtimes: list[Runtime], batch: int, seconds: float) -> BenchmarkReport:
+        report = benchmark(runtimes, [batch], seconds=SECONDS)
+        timings = []
+        for runtime, timing in zip(runtimes, report.timings, strict=True):
+            low, high = taken[runtime.artifact.path.name]
+            timings.append(replace(timing, p50_ms=(low + high) / 2, latencies_ms=(low, high) * 20))
+        return replace(report, timings=tuple(timings))
+
+    monkeypatch.setattr(room, "_timed", timed)
+    report = tune(artifacts, seconds=SECONDS)
+    assert [(trial.file, trial.verdict) for trial in report.trials] == [
+        ("a.onnx", "chosen"),
+        ("b.onnx", "as fast"),
+        ("c.onnx", "slower"),
+    ]
+    chosen, _, slower = report.trials
+    assert chosen.times_longer is None
+    assert slower.times_longer is not None
+    assert 20 / 12 <= slower.times_longer.low <= 20 / 11 <= slower.times_longer.high <= 20 / 10

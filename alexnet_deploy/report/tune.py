@@ -19,16 +19,20 @@ def tune(of: TuneReport) -> Show:
         compared = of.pictures > 0
         terminal.table(
             console,
-            ["file", "backend", ">threads", ">p50 ms", *([">change", ">same"] if compared else []), ""],
+            ["file", "backend", ">threads", ">p50 ms", "?times as long", *([">change", ">same"] if compared else []), ""],
             [[*_row(trial), *(_accuracy(trial) if compared else []), _verdict(trial)] for trial in of.trials],
             title=f"Batch {of.batch}" + (f", against {of.reference} on {of.pictures:,} pictures" if compared else ""),
         )
         if compared:
             change = "change: of top-1 accuracy, in percentage points; same: answers that are the reference's"
             terminal.lines(console, [f"{change}. Slower ways were not compared."], style="dim")
+        if any(trial.times_longer for trial in of.trials):
+            longer = "times as long: as the way chosen, 95 % interval of those timed in turns with it"
+            terminal.lines(console, [f"{longer}; as fast: the difference is within it, and noise."], style="dim")
         if of.chosen is not None and of.path is not None:
             saved = f"{of.path} keeps the choice: Runtime and every command follow it on this CPU."
             terminal.lines(console, [saved], style="green")
+        terminal.lines(console, [f"Warning: {warning}." for warning in of.warnings], style="yellow")
         terminal.lines(console, [words.machine(of.machine)], style="dim")
 
     return show
@@ -36,7 +40,8 @@ def tune(of: TuneReport) -> Show:
 
 def _row(trial: Trial) -> list[str]:
     backend = trial.backend if trial.device == "cpu" else f"{trial.backend} on {trial.device}"
-    return [trial.file, backend, str(trial.threads or words.NONE), words.milliseconds(trial.latency_ms)]
+    threads = str(trial.threads or words.NONE)
+    return [trial.file, backend, threads, words.milliseconds(trial.latency_ms), words.times_interval(trial.times_longer)]
 
 
 def _accuracy(trial: Trial) -> list[str]:
@@ -65,6 +70,7 @@ def tune_page(of: TuneReport) -> str:
         [
             trial.file,
             words.milliseconds(trial.latency_ms),
+            words.times_interval(trial.times_longer),
             *_accuracy(trial),
             trial.verdict,
             trial.precision,
@@ -74,7 +80,7 @@ def tune_page(of: TuneReport) -> str:
         ]
         for trial in of.trials
     ]
-    columns = ["file", ">p50 ms", ">change", ">same", "verdict", "precision", "backend", "device", ">threads"]
+    columns = ["file", ">p50 ms", "times as long", ">change", ">same", "verdict", "precision", "backend", "device", ">threads"]
     body = html.table(
         "Every way that was tried: those that were timed again and compared, then the others; the fastest first.",
         columns,
@@ -87,7 +93,7 @@ def tune_page(of: TuneReport) -> str:
     lead = f"{words.count(len(of.trials), 'way')} to run the model at batch {of.batch} on this machine" + (
         f", compared with {of.reference} on {words.count(of.pictures, 'picture')}." if of.pictures else "."
     )
-    opening = html.join(html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"))
+    opening = html.join(html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"), html.notice(of.warnings))
     return html.page("Tuning", lead, [Section("Ways to run", body)], opening=opening, footer=words.machine(of.machine))
 
 
