@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
+from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import cpu_forms
 from alexnet_deploy.quantization.cpu_forms import other_forms
@@ -73,6 +74,13 @@ def test_few_directions_are_found_and_lose_nothing(tmp_path: Path, pictures: Pic
     assert thin.manifest.size_bytes < whole.manifest.size_bytes / 4
     assert "wide 64" in thin.manifest.notes
     assert error(whole, thin) < 1e-3
+
+
+def test_a_graph_that_takes_pixels_is_fed_pixels(tmp_path: Path, pictures: PictureSet) -> None:
+    whole = wide_network(tmp_path, noise=0)
+    pixels = adopt(whole.path, whole.manifest.preprocess, output=tmp_path / "pixels.onnx", pixels_in=True)
+    (expected,), (found,) = (observe(model, pictures).values() for model in (whole, pixels))
+    np.testing.assert_allclose(found.mean, expected.mean, atol=1e-4 * np.abs(expected.mean).max())
 
 
 def test_less_may_be_lost_by_more_directions(tmp_path: Path, pictures: PictureSet) -> None:

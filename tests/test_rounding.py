@@ -49,6 +49,25 @@ def test_inputs_that_are_never_seen_are_rounded_each_by_itself() -> None:
     assert np.array_equal(refine(weight, 0, silent, Precision.INT8).values, quantise_weight(weight, 0, Precision.INT8).values)
 
 
+def test_moments_of_multiplied_data_need_no_second_look() -> None:
+    random = np.random.default_rng(2)
+    factor = random.uniform(1, 1.2, 3).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    data = random.standard_normal((40, 3, 9, 9)).astype(np.float32)
+    known, wanted = (Moments(CONV, node, (4, 3, 2, 2)) for _ in range(2))
+    known.add(data)
+    wanted.add(data * factor.reshape(-1, 1, 1))
+
+    def inverse(moments: Moments) -> np.ndarray:
+        ((found,),) = moments.compensations()
+        assert found is not None
+        back = np.argsort(found.order)
+        return (found.factor.T @ found.factor)[np.ix_(back, back)]
+
+    np.testing.assert_allclose(inverse(known.of_multiplied(factor)), inverse(wanted), atol=0.01 * np.abs(inverse(wanted)).max())
+    assert np.abs(inverse(known) - inverse(wanted)).max() > 0.1 * np.abs(inverse(wanted)).max()
+
+
 def test_wide_layers_are_refined_block_by_block() -> None:
     features = BLOCK + 40
     weight = np.random.default_rng(1).standard_normal((4, features)).astype(np.float32)

@@ -193,3 +193,29 @@ def first_line(error: Exception, limit: int = 200) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class Chain:
+    """Nodes that follow one another, collected until `insert` puts them into the graph.
+
+    Attributes:
+        first, last: the tensor they begin with, and the result of the last of them so far.
+    """
+
+    def __init__(self, graph: GraphProto, first: str, prefix: str) -> None:
+        self.first = self.last = first
+        self._graph, self._prefix = graph, prefix
+        self._nodes: list[NodeProto] = []
+
+    def then(self, kind: str, step: str, *operands: str, **attributes: object) -> None:
+        """A node of `last` and `operands`; it and its result are called "prefix.step"."""
+        name = fresh_name(self._graph, f"{self._prefix}.{step}")
+        self._nodes.append(helper.make_node(kind, [self.last, *operands], [name], name=name, **attributes))
+        self.last = name
+
+    def constant(self, step: str, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
+        return add_initialiser(self._graph, fresh_name(self._graph, f"{self._prefix}.{step}"), np.asarray(values, dtype))
+
+    def insert(self, at: int) -> None:
+        for index, node in enumerate(self._nodes, at):
+            self._graph.node.insert(index, node)

@@ -6,8 +6,6 @@ toolkit that takes uint8 at all takes it in this form, so that nobody outside ha
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from msgspec import structs
@@ -37,7 +35,7 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
     """
     given, _, _ = describe(model)
     graph = model.graph
-    chain = _Chain(graph)
+    chain = edit.Chain(graph, edit.fresh_name(graph, INPUT), PREFIX)
     # Cast comes first: TensorRT takes a uint8 tensor into nothing else.
     chain.then("Cast", "to_float", to=TensorProto.FLOAT)
     if recipe.channel_order == "bgr":
@@ -58,9 +56,8 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
         chain.then("Mul", "scale", chain.constant("gain", _rows(np.float32(recipe.scale) / std, recipe)))
         chain.then("Add", "offset", chain.constant("bias", _rows(-np.asarray(recipe.mean, np.float32) / std, recipe)))
         edit.rename_reads(graph, given.name, chain.last)
-    for index, node in enumerate(chain.nodes):
-        graph.node.insert(index, node)
-    pixels = helper.make_tensor_value_info(chain.input, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
+    chain.insert(0)
+    pixels = helper.make_tensor_value_info(chain.first, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
     graph.input[0].CopyFrom(pixels)
     edit.drop_unused(graph)
     return structs.replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
@@ -73,25 +70,7 @@ def _rows(channels: npt.NDArray[np.float32], recipe: Preprocess) -> npt.NDArray[
     return np.broadcast_to(channels, (recipe.width, recipe.channels))
 
 
-class _Chain:
-    """Nodes that follow one another, from the pixels on."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self._graph = graph
-        self.input = edit.fresh_name(graph, INPUT)
-        self.last = self.input
-        self.nodes: list[NodeProto] = []
-
-    def then(self, kind: str, step: str, *operands: str, **attributes: object) -> None:
-        name = edit.fresh_name(self._graph, f"{PREFIX}.{step}")
-        self.nodes.append(helper.make_node(kind, [self.last, *operands], [name], name=name, **attributes))
-        self.last = name
-
-    def constant(self, step: str, values: object, dtype: Any = np.float32) -> str:
-        return edit.add_initialiser(self._graph, edit.fresh_name(self._graph, f"{PREFIX}.{step}"), np.asarray(values, dtype))
-
-
-def _read_as_float(graph: GraphProto, old: str, chain: _Chain) -> None:
+def _read_as_float(graph: GraphProto, old: str, chain: edit.Chain) -> None:
     """The readers of the old uint8 input read the chain's float32 instead; their own Casts to float32 go."""
     readers = edit.consumers(graph)
     casts: list[NodeProto] = []

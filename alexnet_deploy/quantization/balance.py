@@ -27,6 +27,7 @@ from alexnet_deploy.quantization.weights import INT8_LIMIT, half_exact
 Float32 = npt.NDArray[np.float32]
 # Tensor -> what each channel is multiplied by, float32 (channels, 1, 1) or (features,): at least 1, and 1 for the widest.
 Factors = Mapping[str, Float32]
+NO_FACTORS: Factors = {}
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the difference between channels that is evened out
 _WORTH_IT = 2.0  # times less noise, or a tensor stays as it is

@@ -22,13 +22,13 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.manifest import CalibrationRecord, picture_digits
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.balance import Factors
+from alexnet_deploy.quantization.balance import NO_FACTORS, Factors
 from alexnet_deploy.quantization.choice import Choice, Trial, Way, choose, ranges_of, shifts_of
 from alexnet_deploy.quantization.feeding import split
 from alexnet_deploy.quantization.fitness import check_pictures, warn_of_noise
 from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.layers import Layer
-from alexnet_deploy.quantization.observation import NO_FACTORS, channel_factors, observe
+from alexnet_deploy.quantization.observation import channel_factors, observe
 from alexnet_deploy.quantization.ranges import AUTO_CANDIDATES, Range, method_name
 from alexnet_deploy.quantization.refined import WeightRounder
 from alexnet_deploy.quantization.weights import QuantisedWeight
@@ -61,9 +61,16 @@ class Weights(Protocol):
     """Where the 8-bit weights of a graph come from."""
 
     def quantised(
-        self, graph: ModelProto, layers: Sequence[Layer], precision: Precision, *, limit: int = ..., progress: Progress = ...
+        self,
+        graph: ModelProto,
+        layers: Sequence[Layer],
+        precision: Precision,
+        *,
+        limit: int = ...,
+        factors: Factors = ...,
+        progress: Progress = ...,
     ) -> dict[str, QuantisedWeight]:
-        """As `weights.quantise_weights`."""
+        """As `weights.quantise_weights`, with `factors` taken out: of further tensors than those the calibration balances."""
         ...
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from alexnet_deploy.onnx_graph import edit, load_graph, save_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.connected import bias_of, put_in_place, weights_of
+from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.types import Progress, silent
 
 RANK_STEP = 64
@@ -116,9 +116,11 @@ def observe(model: Artifact, pictures: PictureSet, progress: Progress = silent) 
         return {}
     runner = GraphRunner(graph, tuple(weights))
     answers: list[list[Float32]] = []
-    for done, (batch, _) in enumerate(pictures.batches(model.manifest.preprocess, _BATCH), 1):
-        answers.append(cast("list[Float32]", runner.run(batch)))
-        progress("observe wide layers", min(done * _BATCH, len(pictures)), len(pictures))
+    done = 0
+    for batch, rows in feeds(pictures, model.manifest, _BATCH):
+        answers.append([answer[:rows] for answer in runner.run(batch)])
+        done += rows
+        progress("observe wide layers", done, len(pictures))
     found = {}
     for index, (name, matrix) in enumerate(weights.items()):
         progress("find directions", index, len(weights), name)

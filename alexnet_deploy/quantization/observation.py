@@ -8,14 +8,13 @@ from alexnet_deploy.errors import CalibrationError
 from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.balance import Channels, Factors, balanceable, choose_factors
+from alexnet_deploy.quantization.balance import NO_FACTORS, Channels, Factors, balanceable, choose_factors
 from alexnet_deploy.quantization.feeding import feeds, some
 from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.qdq import observed_tensors
 from alexnet_deploy.types import Progress, silent
 
-NO_FACTORS: Factors = {}
 _EXPOSED_BYTES = 64 << 20
 _BALANCING_PICTURES, _BALANCING_BATCH = 256, 16
 

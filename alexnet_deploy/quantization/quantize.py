@@ -22,10 +22,12 @@ from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import CalibrationRecord, Manifest
 from alexnet_deploy.onnx_graph import layer_precisions, load_graph, save_graph
 from alexnet_deploy.onnx_graph.session import fused_operators
+from alexnet_deploy.quantization.balance import NO_FACTORS
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.half import to_half
 from alexnet_deploy.quantization.layers import Layer, choose_skipped, find_layers
 from alexnet_deploy.quantization.one_scale import one_scale
+from alexnet_deploy.quantization.pixels import equal_steps, read_pixels
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT
 from alexnet_deploy.quantization.width_to_channels import width_to_channels
@@ -96,11 +98,13 @@ def _quantise(
     skipped = choose_skipped(layers, skip)
     chosen = [layer for layer in layers if layer.name not in skipped]
     reduced = (not has_vnni() if reduce_range is None else reduce_range) if form is GraphForm.CPU else None
+    steps = equal_steps(graph, chosen, calibration.factors) if form is GraphForm.CPU else NO_FACTORS
     weights = calibration.weights.quantised(
-        graph, chosen, precision, limit=REDUCED_LIMIT if reduced else INT8_LIMIT, progress=progress
+        graph, chosen, precision, limit=REDUCED_LIMIT if reduced else INT8_LIMIT, factors=steps, progress=progress
     )
     if form is GraphForm.CPU:
-        quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights, calibration.factors)
+        quantised = cpu_form(graph, chosen, calibration.ranges_for(form), weights, {**calibration.factors, **steps})
+        read_pixels(quantised)
         width_to_channels(quantised)
         one_scale(quantised)
         _check_kernels(quantised, chosen)

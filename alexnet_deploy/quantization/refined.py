@@ -11,7 +11,7 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.balance import Factors, taken_out
+from alexnet_deploy.quantization.balance import NO_FACTORS, Factors, taken_out
 from alexnet_deploy.quantization.feeding import feeds, some
 from alexnet_deploy.quantization.layers import Layer, find_layers
 from alexnet_deploy.quantization.rounding import Moments, moments_of, refine
@@ -32,7 +32,7 @@ class WeightRounder:
         self._pictures = pictures
         self._factors = factors
         self._moments: dict[str, Moments] = {}
-        self._made: dict[tuple[str, Precision, int], QuantisedWeight] = {}
+        self._made: dict[tuple[str, Precision, int, bool], QuantisedWeight] = {}
 
     def quantised(
         self,
@@ -41,27 +41,35 @@ class WeightRounder:
         precision: Precision,
         *,
         limit: int = INT8_LIMIT,
+        factors: Factors = NO_FACTORS,
         progress: Progress = silent,
     ) -> dict[str, QuantisedWeight]:
-        """As `weights.quantise_weights`, with the least error of each layer's output."""
+        """As `weights.quantise_weights`, with the least error of each layer's output.
+
+        Args:
+            factors: of further tensors, beside those that the weights have taken out in any case.
+        """
         if not self._moments:
             self._moments = self._observe(graph)
         stored = edit.initialisers(graph.graph)
         for done, layer in enumerate(layers):
-            key = (layer.weight, precision, limit)
+            key = (layer.weight, precision, limit, layer.data in factors)
             if key not in self._made:
                 progress("round weights", done, len(layers))
                 values = edit.array(stored[layer.weight])
                 if layer.data in self._factors:
                     values = taken_out(values, layer, self._factors[layer.data])
                 moments = self._moments.get(layer.name)
+                if layer.data in factors:
+                    values = taken_out(values, layer, factors[layer.data])
+                    moments = moments and moments.of_multiplied(factors[layer.data])
                 self._made[key] = (
                     quantise_weight(values, layer.channel_axis, precision, limit=limit)
                     if moments is None
                     else refine(values, layer.channel_axis, moments, precision, limit=limit)
                 )
         progress("round weights", len(layers), len(layers))
-        return {layer.weight: self._made[layer.weight, precision, limit] for layer in layers}
+        return {layer.weight: self._made[layer.weight, precision, limit, layer.data in factors] for layer in layers}
 
     def _observe(self, graph: ModelProto) -> dict[str, Moments]:
         layers = find_layers(graph)

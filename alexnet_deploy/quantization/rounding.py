@@ -8,7 +8,9 @@ labels. Scales and the cost at run time stay as they were. What it gains is in d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +76,23 @@ class Moments:
             self._compensations = [[_compensation(block) for block in group] for group in self.blocks]
             self.blocks = []
         return self._compensations
+
+    def of_multiplied(self, factor: Float32) -> Moments:
+        """Those of the data times `factor`, one for each channel or feature; once all sums are taken.
+
+        With F for the factors on the diagonal, (F M F)^-1 = F^-1 M^-1 F^-1: a triangular factor of the inverse has its columns
+        divided by them. (The damping, which is added to M, is multiplied as well.)
+        """
+        found = copy(self)
+        factors = np.repeat(factor.reshape(len(self.compensations()), -1), math.prod(self._dims[2:]), axis=1)
+        found._compensations = [
+            [
+                block and Compensation(block.order, block.factor / part[block.order])
+                for block, part in zip(group, np.split(each, range(BLOCK, len(each), BLOCK)), strict=True)
+            ]
+            for group, each in zip(self.compensations(), factors, strict=True)
+        ]
+        return found
 
 
 def can_refine(layer: Layer, node: NodeProto, dims: Sequence[int]) -> bool:

@@ -17,9 +17,11 @@ from alexnet_deploy.logs import logger
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.balance import NO_FACTORS
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.layers import Layer, find_layers
+from alexnet_deploy.quantization.pixels import equal_steps, read_pixels
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.weights import INT8_LIMIT, REDUCED_LIMIT
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
@@ -70,12 +72,14 @@ class Trials:
     ) -> None:
         self._manifest = model.manifest
         self._graph = load_graph(model.path)
-        self._ranges, self._factors, self._shifted = calibration.ranges_for(form), calibration.factors, calibration.record.shifted
+        self._ranges, self._shifted = calibration.ranges_for(form), calibration.record.shifted
         self._pictures = pictures
         self._precision, self._form = precision, form
         self.layers: tuple[Layer, ...] = find_layers(self._graph)
         limit = REDUCED_LIMIT if form is GraphForm.CPU and not has_vnni() else INT8_LIMIT
-        self._weights = calibration.weights.quantised(self._graph, self.layers, precision, limit=limit)
+        steps = equal_steps(self._graph, self.layers, calibration.factors) if form is GraphForm.CPU else NO_FACTORS
+        self._factors = {**calibration.factors, **steps}
+        self._weights = calibration.weights.quantised(self._graph, self.layers, precision, limit=limit, factors=steps)
         self.reference: Logits = logits(self._graph, self._manifest, pictures)
 
     def run(self, skipped: Collection[str]) -> Logits:
@@ -85,6 +89,7 @@ class Trials:
             return self.reference
         if self._form is GraphForm.CPU:
             graph = cpu_form(self._graph, chosen, self._ranges, self._weights, self._factors)
+            read_pixels(graph)
         else:
             graph = tensorrt_form(self._graph, chosen, self._ranges, self._weights, self._precision, self._factors, self._shifted)
         return logits(graph, self._manifest, self._pictures)

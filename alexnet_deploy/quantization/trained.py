@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from onnx import ModelProto
 
 from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.quantization.balance import NO_FACTORS, Factors, taken_out
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.layers import Layer
-from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weights
+from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
 from alexnet_deploy.types import Precision, Progress, silent
 
 
@@ -31,6 +33,13 @@ class Nearest:
         precision: Precision,
         *,
         limit: int = INT8_LIMIT,
+        factors: Factors = NO_FACTORS,
         progress: Progress = silent,
     ) -> dict[str, QuantisedWeight]:
-        return quantise_weights(graph, layers, precision, limit=limit)
+        found = quantise_weights(graph, layers, precision, limit=limit)
+        stored = edit.initialisers(graph.graph)
+        for layer in layers:
+            if layer.data in factors:
+                values = taken_out(edit.array(stored[layer.weight]), layer, factors[layer.data])
+                found[layer.weight] = quantise_weight(values, layer.channel_axis, precision, limit=limit)
+        return found

@@ -65,7 +65,7 @@ def _rewrite(graph: GraphProto, conv: NodeProto, shape: tuple[int | None, ...]) 
     names = {key: edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.wide.{key}"), v) for key, v in constants.items()}
     regrouping: tuple[tuple[str, str, list[str], dict[str, object]], ...] = (
         ("Transpose", "rows", [], {"perm": [0, 2, 3, 1]}),
-        ("Pad", "padded", [names["pads"], data.input[2]], {}),
+        *([("Pad", "padded", [names["pads"], data.input[2]], {})] if left or right else []),
         ("Reshape", "grouped", [names["shape"]], {}),
         ("Transpose", "channels", [], {"perm": [0, 3, 1, 2]}),
     )
