@@ -1,7 +1,5 @@
 """The words that every room shares: frozen, and made of nothing but the standard library and msgspec's Struct."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Protocol
 

@@ -8,7 +8,7 @@ import click
 
 from alexnet_deploy import logs
 
-logger = logs.logger(__name__)
+logger = logging.getLogger(__name__)
 _QUIET = f"{__name__}.quiet"
 
 
