@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from alexnet_deploy.artifact import Artifact
@@ -24,7 +25,7 @@ from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.pixels import equal_steps, read_pixels
 from alexnet_deploy.quantization.qdq import cpu_form
 from alexnet_deploy.quantization.quantize import quantize
-from alexnet_deploy.quantization.trained import Nearest
+from alexnet_deploy.quantization.trained import Nearest, trained_calibration
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import GraphForm, Precision
 from tests.small_nets import CLASSES, RECIPE, Net, alexnet_like
@@ -250,6 +251,20 @@ def test_the_form_for_tensorrt_does_not_see_it(artifacts: dict[str, Artifact], t
         for c in (alone, after)
     ]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("form", GraphForm)
+def test_ranges_that_a_network_was_trained_with_hold_with_pixels_in(
+    artifacts: dict[str, Artifact], calibrations: dict[str, Calibration], form: GraphForm, tmp_path: Path
+) -> None:
+    record = calibrations["floats"].record  # as `train --qat` leaves it in the manifest, whatever the export takes
+    whole = structs.replace(artifacts["pixels"], manifest=structs.replace(artifacts["pixels"].manifest, calibration=record))
+    trained = trained_calibration(whole)
+    assert trained is not None
+    made = quantize(whole, tmp_path / "q.onnx", Precision.INT8, form=form, calibration=trained)
+    shown = next(PictureSet.open("demo:test").pixels(RECIPE, 32))[0]
+    expected, found = (GraphRunner(load_graph(path)).run(shown)[0] for path in (whole.path, made.path))
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
 
 
 def test_neighbouring_pixels_are_grouped_without_another_pad(tmp_path: Path) -> None:

@@ -216,6 +216,10 @@ class Chain:
     def constant(self, step: str, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         return add_initialiser(self._graph, fresh_name(self._graph, f"{self._prefix}.{step}"), np.asarray(values, dtype))
 
+    def end_in(self, name: str) -> None:
+        """Calls the result `name`, which nothing else will make."""
+        self._nodes[-1].output[0] = self.last = name
+
     def insert(self, at: int) -> None:
         for index, node in enumerate(self._nodes, at):
             self._graph.node.insert(index, node)

@@ -55,7 +55,7 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
         std = np.asarray(recipe.std, np.float32)
         chain.then("Mul", "scale", chain.constant("gain", _rows(np.float32(recipe.scale) / std, recipe)))
         chain.then("Add", "offset", chain.constant("bias", _rows(-np.asarray(recipe.mean, np.float32) / std, recipe)))
-        edit.rename_reads(graph, given.name, chain.last)
+        chain.end_in(given.name)  # what is known of the float graph's tensors, such as ranges it was trained with, stays true
     chain.insert(0)
     pixels = helper.make_tensor_value_info(chain.first, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
     graph.input[0].CopyFrom(pixels)
