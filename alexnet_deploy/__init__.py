@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -29,7 +28,10 @@ _HOME = {
 }
 __all__ = ["__version__", *_HOME]
 
+TYPE_CHECKING = False  # type checkers take it to be True; the module typing has more to import than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from alexnet_deploy.artifact import Artifact
     from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning
     from alexnet_deploy.manifest import Manifest, Preprocess

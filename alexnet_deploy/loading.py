@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib import import_module
 
 from msgspec import Struct, structs
 
@@ -159,10 +160,14 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             expected=" or ".join(line.devices),
             fix=f"device={line.devices[0]!r}, or another backend",
         )
+    hashed: AbstractContextManager[None] = nullcontext()
     if running.manifest.kind == "plan" and not is_foreign(running):
         running.check_hash()  # before, not beside: a plan is code that runs as soon as it is read
-    beside = running.manifest.kind != "plan" and not is_foreign(running)
-    with _hash_checked(running) if beside else nullcontext():
+    elif not is_foreign(running):
+        with suppress(ImportError):  # `load` says what is missing
+            import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
+        hashed = _hash_checked(running)
+    with hashed:
         return Loaded(artifact, running, line.backend().load(running, options), options)
 
 

@@ -47,7 +47,15 @@ def test_help_shows_an_example(name: str) -> None:
 
 
 def test_importing_the_package_loads_only_itself() -> None:
-    assert not modules_loaded_by("import alexnet_deploy") & (HEAVY | {"click", "rich", "msgspec"})
+    assert not modules_loaded_by("import alexnet_deploy") & (HEAVY | {"click", "rich", "msgspec", "typing"})
+
+
+def test_opening_a_graph_loads_little_beside_the_engine() -> None:
+    """Each of these takes a cold process 2 to 8 ms (docs/decisions/0522-*.md); dataclasses that much for every two of them."""
+    bare = modules_loaded_by("import onnxruntime")
+    ours = modules_loaded_by("import alexnet_deploy.runtime, alexnet_deploy.backends.ort") - bare
+    assert "msgspec" in ours
+    assert not ours & {"dataclasses", "logging", "hashlib", "json", "asyncio", "concurrent", "importlib_metadata", "PIL", "click"}
 
 
 def test_public_names_are_these() -> None:
