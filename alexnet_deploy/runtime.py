@@ -132,6 +132,7 @@ class Runtime:
         recipe = None if is_foreign(artifact) and preprocess is None else loaded.running.manifest.preprocess
         self._intake = Intake(loaded.backend.input, self.batch.min, recipe, self.artifact.path.name)
         self._output_kind = None if is_foreign(artifact) and output_kind is None else loaded.running.manifest.output_kind
+        self._ends_in_probabilities = self._output_kind is OutputKind.PROBABILITIES
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
@@ -158,10 +159,10 @@ class Runtime:
             BackendError: the engine failed; OutputNotFinite where it gave NaN or infinity.
             RuntimeClosed: after close().
         """
+        if self._output_kind is None:
+            raise self._unknown_output()
         raw = self._run(batch)
-        if self._known_output_kind() is OutputKind.PROBABILITIES:
-            return raw
-        return softmax(raw)
+        return raw if self._ends_in_probabilities else softmax(raw)
 
     def logits(self, batch: npt.NDArray[Any]) -> Logits:
         """The graph's raw output; takes and raises what `predict` does.
@@ -170,7 +171,7 @@ class Runtime:
         float32, -87.3), which differs from its logits by a constant in each row only.
         """
         raw = self._run(batch)
-        if self._output_kind is OutputKind.PROBABILITIES:
+        if self._ends_in_probabilities:
             return cast(Logits, np.log(np.maximum(raw, _SMALLEST)))
         return raw
 
@@ -278,14 +279,12 @@ class Runtime:
         """Pickled as its arguments: a spawned worker opens the artifact anew."""
         return _open, self._arguments
 
-    def _known_output_kind(self) -> OutputKind:
-        if self._output_kind is None:
-            raise InputError(
-                f"whether {self.artifact.path.name} gives logits or probabilities is not known: it has no manifest",
-                expected="logits() for its raw output",
-                fix="Runtime(..., output_kind=OutputKind.LOGITS), or alexnet-deploy adopt",
-            )
-        return self._output_kind
+    def _unknown_output(self) -> InputError:
+        return InputError(
+            f"whether {self.artifact.path.name} gives logits or probabilities is not known: it has no manifest",
+            expected="logits() for its raw output",
+            fix="Runtime(..., output_kind=OutputKind.LOGITS), or alexnet-deploy adopt",
+        )
 
     def _run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Checks a batch and sends it through the engine in chunks: float32 (N, classes), raw and finite."""
