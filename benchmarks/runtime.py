@@ -1,7 +1,7 @@
 """Runtime against its peers on the CPU: full-size AlexNet, 224 px.
 
     python benchmarks/runtime.py --make-only    its models, into .cache/benchmarks, once; 20 minutes, most of it training
-    python benchmarks/runtime.py                everything, in some five minutes, and the report
+    python benchmarks/runtime.py                everything, in some six minutes, and the report
 
 Contenders take turns, and ratios are those within a round (see rounds.py). The peer "OpenVINO + NNCF" is there once
 benchmarks/nncf_peer.py has made its model. Writes benchmarks/results/runtime-cpu.json, .md and the plots.
@@ -229,14 +229,14 @@ def _processes(codes: dict[str, str], compiled: str, seconds: float) -> Rounds:
 
 
 def pictures(models: Models, seconds: float) -> Tables:
-    """64 JPEG files in, classes out, against decoding alone and inference alone.
+    """128 JPEG files in, classes out, against decoding alone and inference alone.
 
     Twice: with all cores for everything, where the halves share what each has to itself when it is alone, so that their sum
-    is the bound; and with one thread for each half, where the slower half is.
+    is the bound; and with one thread for each half, where the slower half is. The last batch, of eight, has nothing beside it.
     """
     from PIL import Image
 
-    count = 64
+    count = 128
     random = np.random.default_rng(0)
     found = {}
     with (
