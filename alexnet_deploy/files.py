@@ -50,8 +50,8 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits, read in pieces of 1 MiB."""
     import hashlib  # here: it takes 4 ms, which Runtime leaves to the thread that hashes beside the loading
 
-    digest, piece = hashlib.sha256(), memoryview(bytearray(_HASH_PIECE_BYTES))
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(piece):
-            digest.update(piece[:count])
+        while piece := file.read(_HASH_PIECE_BYTES):
+            digest.update(piece)
     return digest.hexdigest()
