@@ -33,7 +33,9 @@ class Intake:
         self._recipe = recipe
         self._name = name
         self._dtype = np.dtype(spec.dtype)
-        self._takes_floats = self._dtype == _FLOAT32
+        # Of what goes in as it is: the engine's own input, if it is float32, or pictures as somebody says that they are meant.
+        own = self._dtype == _FLOAT32 or (self._dtype == _UINT8 and recipe is not None)
+        self._own_dtype = self._dtype if own else None
         self._row_shape = spec.shape[1:]
 
     @property
@@ -50,8 +52,8 @@ class Intake:
     def are_pictures(self, batch: npt.NDArray[Any]) -> bool:
         """Whether `batch` is pictures rather than the engine's own input. Raises InputError when it is neither."""
         expected = self._row_shape
-        if batch.dtype is _FLOAT32 and self._takes_floats and batch.shape[1:] == expected:
-            return False  # nearly always: the rest finds out what is wrong, or an axis of any length
+        if batch.dtype is self._own_dtype and batch.shape[1:] == expected:
+            return False  # nearly always: the rest finds out what is wrong, or pictures of another size
         if batch.dtype == _UINT8:
             if batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:3]:
                 raise InputError(
@@ -83,7 +85,7 @@ class Intake:
                 rows = normalise(rows, self.recipe)
         else:
             rows = batch
-            if not all_finite(rows):
+            if batch.dtype is not _UINT8 and not all_finite(rows):
                 row = int(np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))[0])
                 raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
         if rows.dtype != self._dtype or not rows.flags.c_contiguous:

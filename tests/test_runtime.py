@@ -294,6 +294,9 @@ class TestAnswers:
                 found = runtime.predict(batch)
             except InputError:
                 return
+            except OutputNotFinite:
+                assert np.abs(batch).max() > 1e30  # sums of such numbers overflow on the way
+                return
         assert found.shape == (len(batch), len(LABELS))
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
