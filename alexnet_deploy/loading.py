@@ -24,6 +24,7 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.foreign import completed, is_foreign
 from alexnet_deploy.gpu import gpus, problem
+from alexnet_deploy.huge_pages import HugePages, mapped
 from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
 from alexnet_deploy.manifest import Manifest, TunedRecord
 from alexnet_deploy.types import GraphForm, Precision
@@ -38,12 +39,14 @@ class Loaded(Struct, frozen=True):
         artifact: the file that was asked for.
         running: the file that runs: the same one, or the twin of a plan.
         options: what `backend` was loaded with.
+        huge_pages: what brings its memory into larger pages.
     """
 
     artifact: Artifact
     running: Artifact
     backend: Backend
     options: Options
+    huge_pages: HugePages
 
 
 def load(artifact: Artifact, device: str, backend: str | None, threads: int | None) -> Loaded:
@@ -72,6 +75,7 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
             loaded = structs.replace(loaded, artifact=artifact, running=artifact)
         _check_agreement(loaded)
     except AlexnetDeployError:
+        loaded.huge_pages.stop()
         loaded.backend.close()
         raise
     _warn_of_saturation(loaded)
@@ -168,7 +172,10 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
         hashed = _hash_checked(running)
     with hashed:
-        return Loaded(artifact, running, line.backend().load(running, options), options)
+        before = mapped()
+        backend = line.backend().load(running, options)
+    # What a GPU's engine keeps in the computer's memory is not what it computes with.
+    return Loaded(artifact, running, backend, options, HugePages(before if options.device == "cpu" else mapped()))
 
 
 @contextmanager
