@@ -12,7 +12,6 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_deploy import logs
@@ -28,25 +27,25 @@ _BACKGROUND = 10
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MAPS = Path("/proc/self/maps")
 
-Range = tuple[int, int]
+Blocks = frozenset[int]
 log = logs.logger(__name__)
 
 
 class HugePages:
     """Brings what this process has taken of memory into huge pages, in the background. What lies in it is as it was, always."""
 
-    def __init__(self, before: Sequence[Range]) -> None:
+    def __init__(self, before: Blocks) -> None:
         """Begins AFTER_SECONDS from now, if there is anything to do.
 
         Args:
-            before: what was `mapped` already, and stays as it is.
+            before: what was full already (`full_blocks`), and stays as it is.
         """
         self._before = before
-        self._loaded = added(before, mapped())
+        self._loaded = full_blocks() - before
         self._now = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        if len(_blocks(self._loaded)) >= LEAST and is_allowed():
+        if len(self._loaded) >= LEAST and is_allowed():
             self._thread = threading.Thread(target=self._run, name="alexnet-deploy-huge-pages", daemon=True)
             self._thread.start()
 
@@ -66,59 +65,46 @@ class HugePages:
         # Linux counts a thread as a process here; what else computes goes first.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
         libc = ctypes.CDLL(None)
-        blocks = self._taken()
+        blocks = sorted(self._taken())
         done = failed = 0
         for start in blocks:
             if self._stopped or failed == _MOST_FAILURES:
                 break
-            if not _is_in_memory(libc, start):
-                continue
-            if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(SIZE), _MADV_COLLAPSE) == 0:
-                done, failed = done + 1, 0
-            else:
-                failed += 1
+            moved = libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(SIZE), _MADV_COLLAPSE) == 0
+            done, failed = (done + 1, 0) if moved else (done, failed + 1)
         log.info("%d of %d times 2 MB are in huge pages", done, len(blocks))
 
-    def _taken(self) -> list[int]:
-        """Blocks that were taken by loading, and by the first calls; but not what the application may have filled meanwhile."""
-        loaded, since = _blocks(self._loaded), _blocks(added(self._before, mapped()))
-        return since if len(since) <= _MOST_GROWTH * len(loaded) else loaded
+    def _taken(self) -> Blocks:
+        """What loading has taken, and the first calls; but not what the application may have filled meanwhile."""
+        since = full_blocks() - self._before
+        return since if len(since) <= _MOST_GROWTH * len(self._loaded) else self._loaded
 
 
-def mapped() -> list[Range]:
-    """Where this process's own memory lies: private, writable, of no file. Nothing where the system does not tell.
+def full_blocks(*, tidy: bool = False) -> Blocks:
+    """The addresses of the blocks of SIZE in this process's own memory of which every page is there.
 
-    What is taken from it and given back stays with the process: a look before and one after show most of what was taken, not all.
+    Moving these takes no more memory than there was. None where the system does not tell.
+
+    Args:
+        tidy: gives back to the system what is free of them, so that whoever takes it next fills it anew.
     """
     if not sys.platform.startswith("linux") or not _MAPS.exists():
-        return []
-    found = []
-    for line in _MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, rights, _offset, _device, inode, *name = line.split(maxsplit=5)
-        if rights == "rw-p" and inode == "0" and not any(n.startswith("[stack") for n in name):
-            first, _, end = addresses.partition("-")
-            found.append((int(first, 16), int(end, 16)))
-    return found
-
-
-def added(before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
-    """The parts of `after` that are not in `before`; both in order of their addresses, as `mapped` tells them."""
-    found = []
-    for start, end in after:
-        for known_start, known_end in before:
-            if known_end <= start or known_start >= end:
-                continue
-            if known_start > start:
-                found.append((start, known_start))
-            start = known_end
-        if start < end:
-            found.append((start, end))
-    return found
-
-
-def _blocks(ranges: Sequence[Range]) -> list[int]:
-    """The addresses at which a huge page can begin, and lies in them whole."""
-    return [start for first, end in ranges for start in range(-(-first // SIZE) * SIZE, end - SIZE + 1, SIZE)]
+        return frozenset()
+    libc = ctypes.CDLL(None)
+    if tidy and hasattr(libc, "malloc_trim"):  # glibc's
+        libc.malloc_trim(ctypes.c_size_t(0))
+    found: list[int] = []
+    for first, end in _own_memory():
+        start, count = -(-first // SIZE) * SIZE, (end - -(-first // SIZE) * SIZE) // SIZE
+        if count < 1:
+            continue
+        pages = (ctypes.c_ubyte * (count * SIZE // _SYSTEM_PAGE))()
+        if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(count * SIZE), pages) != 0:
+            continue  # gone since
+        there = bytes(pages)
+        each = SIZE // _SYSTEM_PAGE
+        found += [start + i * SIZE for i in range(count) if there.count(1, i * each, (i + 1) * each) == each]
+    return frozenset(found)
 
 
 def is_allowed() -> bool:
@@ -126,7 +112,12 @@ def is_allowed() -> bool:
     return _SETTING.exists() and "[never]" not in _SETTING.read_text(encoding="ascii")
 
 
-def _is_in_memory(libc: ctypes.CDLL, start: int) -> bool:
-    """Whether all 4 KB pages of a block are: moving it then takes no more memory than there was."""
-    pages = (ctypes.c_ubyte * (SIZE // _SYSTEM_PAGE))()
-    return libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(SIZE), pages) == 0 and all(page & 1 for page in pages)
+def _own_memory() -> list[tuple[int, int]]:
+    """First and last address + 1 of what is mapped, private, writable, and of no file."""
+    found = []
+    for line in _MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, rights, _offset, _device, inode, *name = line.split(maxsplit=5)
+        if rights == "rw-p" and inode == "0" and not any(n.startswith("[stack") for n in name):
+            first, _, end = addresses.partition("-")
+            found.append((int(first, 16), int(end, 16)))
+    return found

@@ -24,7 +24,7 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.foreign import completed, is_foreign
 from alexnet_deploy.gpu import gpus, problem
-from alexnet_deploy.huge_pages import HugePages, mapped
+from alexnet_deploy.huge_pages import HugePages, full_blocks
 from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
 from alexnet_deploy.manifest import Manifest, TunedRecord
 from alexnet_deploy.types import GraphForm, Precision
@@ -172,10 +172,10 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
         hashed = _hash_checked(running)
     with hashed:
-        before = mapped()
+        before = full_blocks(tidy=True)
         backend = line.backend().load(running, options)
     # What a GPU's engine keeps in the computer's memory is not what it computes with.
-    return Loaded(artifact, running, backend, options, HugePages(before if options.device == "cpu" else mapped()))
+    return Loaded(artifact, running, backend, options, HugePages(before if options.device == "cpu" else full_blocks()))
 
 
 @contextmanager

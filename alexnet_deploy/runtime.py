@@ -31,7 +31,7 @@ from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.door import Door
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
 from alexnet_deploy.foreign import foreign, is_foreign
-from alexnet_deploy.huge_pages import HugePages, mapped
+from alexnet_deploy.huge_pages import HugePages, full_blocks
 from alexnet_deploy.intake import Intake, all_finite, parts
 from alexnet_deploy.loading import load
 from alexnet_deploy.manifest import Manifest, Preprocess
@@ -345,7 +345,7 @@ class Runtime:
             )
         with self._waking:
             if self._engine is None:
-                before = mapped()
+                before = full_blocks(tidy=True)
                 self._engine = self._load_again()
                 self._huge_pages = HugePages(before)
             return self._engine
@@ -356,7 +356,7 @@ class Runtime:
             # Never destroyed, not even at exit: its destructor would wait for threads that are not here.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
             self._engine = None
-        self._huge_pages = HugePages(mapped())  # the thread of the other is in the parent only
+        self._huge_pages = HugePages(full_blocks())  # the thread of the other is in the parent only
         self._door = Door(closed=self._door.closed)
         self._turn = type(self._turn)() if isinstance(self._turn, nullcontext) else threading.Lock()
         self._waking = threading.Lock()
