@@ -1,7 +1,7 @@
 """Huge pages for what an engine has loaded: 2 MB each, where Linux hands out 4 KB to whoever does not ask.
 
 A call of full-size AlexNet reads 61 MB of weights, and the processor must find out where each page of them lies; in a virtual
-machine that means two tables. With huge pages such calls take a tenth less time (docs/decisions/0524-*.md). Engines do not ask
+machine that means two tables. With huge pages such calls take 4 to 10 % less time (docs/decisions/0524-*.md). Engines do not ask
 for them, and most distributions give them to nobody who does not. So a thread asks, a second after loading: what has ended by
 then has no use for them. It needs Linux 6.1; elsewhere, and where the administrator has said "never", memory stays as it is.
 """
@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from alexnet_deploy import logs
@@ -62,8 +63,9 @@ class HugePages:
 
     def _run(self) -> None:
         self._now.wait(AFTER_SECONDS)
-        # Linux counts a thread as a process here; what else computes goes first.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
+        with suppress(OSError):  # some sandboxes refuse it
+            # Linux counts a thread as a process here; what else computes goes first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
         libc = ctypes.CDLL(None)
         blocks = sorted(self._taken())
         done = failed = 0
