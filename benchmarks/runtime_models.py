@@ -143,7 +143,9 @@ def _tuned(fp32: Path, int8: Path, forms: Path, path: Path) -> None:
     )
     if report.chosen is None:
         raise SystemExit(report.missed[0])
-    tried_at(path).write_text(json.dumps(to_builtins(report), indent=1) + "\n")
+    # Its name alone: where the models lie is this machine's affair.
+    tried = to_builtins(report) | {"path": path.name}
+    tried_at(path).write_text(json.dumps(tried, indent=1) + "\n")
 
 
 def tried_at(tuned: Path) -> Path:
