@@ -97,7 +97,8 @@ def full_blocks(*, tidy: bool = False) -> Blocks:
         libc.malloc_trim(ctypes.c_size_t(0))
     found: list[int] = []
     for first, end in _own_memory():
-        start, count = -(-first // SIZE) * SIZE, (end - -(-first // SIZE) * SIZE) // SIZE
+        start = -(-first // SIZE) * SIZE
+        count = (end - start) // SIZE
         if count < 1:
             continue
         pages = (ctypes.c_ubyte * (count * SIZE // _SYSTEM_PAGE))()

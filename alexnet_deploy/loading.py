@@ -39,14 +39,14 @@ class Loaded(Struct, frozen=True):
         artifact: the file that was asked for.
         running: the file that runs: the same one, or the twin of a plan.
         options: what `backend` was loaded with.
-        huge_pages: what brings its memory into larger pages.
+        huge_pages: what brings its memory into larger pages; None on a GPU.
     """
 
     artifact: Artifact
     running: Artifact
     backend: Backend
     options: Options
-    huge_pages: HugePages
+    huge_pages: HugePages | None
 
 
 def load(artifact: Artifact, device: str, backend: str | None, threads: int | None) -> Loaded:
@@ -75,7 +75,8 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
             loaded = structs.replace(loaded, artifact=artifact, running=artifact)
         _check_agreement(loaded)
     except AlexnetDeployError:
-        loaded.huge_pages.stop()
+        if loaded.huge_pages is not None:
+            loaded.huge_pages.stop()
         loaded.backend.close()
         raise
     _warn_of_saturation(loaded)
@@ -172,10 +173,19 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
         hashed = _hash_checked(running)
     with hashed:
-        before = full_blocks(tidy=True)
-        backend = line.backend().load(running, options)
-    # What a GPU's engine keeps in the computer's memory is not what it computes with.
-    return Loaded(artifact, running, backend, options, HugePages(before if options.device == "cpu" else full_blocks()))
+        backend, huge_pages = open_engine(line.backend(), running, options)
+    return Loaded(artifact, running, backend, options, huge_pages)
+
+
+def open_engine(kind: type[Backend], running: Artifact, options: Options) -> tuple[Backend, HugePages | None]:
+    """An artifact in an engine, and what brings the engine's memory into larger pages.
+
+    None on a GPU: what its engine keeps in the computer's memory is not what it computes with.
+    """
+    if options.device != "cpu":
+        return kind.load(running, options), None
+    before = full_blocks(tidy=True)
+    return kind.load(running, options), HugePages(before)
 
 
 @contextmanager

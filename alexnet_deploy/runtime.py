@@ -31,9 +31,8 @@ from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.door import Door
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
 from alexnet_deploy.foreign import foreign, is_foreign
-from alexnet_deploy.huge_pages import HugePages, full_blocks
 from alexnet_deploy.intake import Intake, all_finite, parts
-from alexnet_deploy.loading import load
+from alexnet_deploy.loading import load, open_engine
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.types import BatchRange, OutputKind
@@ -137,7 +136,7 @@ class Runtime:
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._huge_pages = loaded.huge_pages
-        self._load_again = partial(type(loaded.backend).load, loaded.running, loaded.options)
+        self._load_again = partial(open_engine, type(loaded.backend), loaded.running, loaded.options)
         self._door = Door()
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         self._waking = threading.Lock()
@@ -266,12 +265,14 @@ class Runtime:
 
         On Linux, a second after loading, a thread brings the engine's memory into larger pages; here that is done at once.
         """
-        self._huge_pages.settle()
+        if self._huge_pages is not None:
+            self._huge_pages.settle()
 
     def close(self) -> None:
         """Waits for the calls under way, then releases engine and memory. Further calls do nothing."""
         if self._door.close() and self._engine is not None:
-            self._huge_pages.stop()
+            if self._huge_pages is not None:
+                self._huge_pages.stop()
             self._engine.close()
             self._engine = None
 
@@ -345,9 +346,7 @@ class Runtime:
             )
         with self._waking:
             if self._engine is None:
-                before = full_blocks(tidy=True)
-                self._engine = self._load_again()
-                self._huge_pages = HugePages(before)
+                self._engine, self._huge_pages = self._load_again()
             return self._engine
 
     def _forked(self) -> None:
@@ -356,7 +355,7 @@ class Runtime:
             # Never destroyed, not even at exit: its destructor would wait for threads that are not here.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
             self._engine = None
-        self._huge_pages = HugePages(full_blocks())  # the thread of the other is in the parent only
+        self._huge_pages = None
         self._door = Door(closed=self._door.closed)
         self._turn = type(self._turn)() if isinstance(self._turn, nullcontext) else threading.Lock()
         self._waking = threading.Lock()

@@ -1,7 +1,7 @@
 """Runtime against its peers on the CPU: full-size AlexNet, 224 px.
 
     python benchmarks/runtime.py --make-only    its models, into .cache/benchmarks, once; 20 minutes, most of it training
-    python benchmarks/runtime.py                everything, in some seven minutes, and the report
+    python benchmarks/runtime.py                everything, in some six minutes, and the report
 
 Contenders take turns, and ratios are those within a round (see rounds.py). The peer "OpenVINO + NNCF" is there once
 benchmarks/nncf_peer.py has made its model. Writes benchmarks/results/runtime-cpu.json, .md and the plots.

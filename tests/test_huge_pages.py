@@ -170,6 +170,7 @@ def test_an_administrator_who_says_never_is_heard(monkeypatch: pytest.MonkeyPatc
 def test_for_little_memory_nothing_is_begun(tmp_path: Path) -> None:
     assert HugePages(full_blocks())._thread is None
     with Runtime(tiny_artifact(tmp_path / "m.onnx").path) as runtime:
+        assert runtime._huge_pages is not None
         assert runtime._huge_pages._thread is None
         runtime.settle()
 
