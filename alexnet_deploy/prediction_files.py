@@ -16,6 +16,8 @@ from alexnet_deploy.predictions import PicturePrediction
 
 FORMATS = ("csv", "jsonl", "parquet")
 _ROWS_AT_ONCE = 4096
+# Bytes in the name of a file that are no UTF-8 are written by their numbers, \udcff for 255; in JSON that means the name itself.
+_NO_TEXT = "backslashreplace"
 
 
 def write_rows(out: TextIO, form: str, top: int, predictions: Iterable[PicturePrediction]) -> None:
@@ -45,7 +47,7 @@ def write_file(path: Path, top: int, predictions: Iterable[PicturePrediction]) -
         if form == "parquet":
             _write_parquet(temporary, top, iter(predictions))
             return
-        with temporary.open("w", encoding="utf-8", newline="") as out:
+        with temporary.open("w", encoding="utf-8", errors=_NO_TEXT, newline="") as out:
             write_rows(out, form, top, predictions)
 
 
@@ -61,8 +63,12 @@ def _write_parquet(path: Path, top: int, predictions: Iterator[PicturePrediction
     schema = pyarrow.schema(list(zip(_columns(top), types, strict=True)))
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while pictures := list(islice(predictions, _ROWS_AT_ONCE)):
-            rows = [dict(zip(_columns(top), _cells(picture, top), strict=True)) for picture in pictures]
+            rows = [dict(zip(_columns(top), map(_as_text, _cells(picture, top)), strict=True)) for picture in pictures]
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _as_text(cell: str | float | None) -> str | float | None:
+    return cell.encode("utf-8", _NO_TEXT).decode() if isinstance(cell, str) else cell
 
 
 def _cells(picture: PicturePrediction, top: int) -> list[str | float | None]:

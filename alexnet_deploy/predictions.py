@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from glob import glob
 from pathlib import Path
 
@@ -61,21 +64,24 @@ class PredictionReport:
         return tuple(picture.error for picture in self.pictures if picture.error)
 
 
-def collect(locations: Iterable[str]) -> Iterator[NamedPicture]:
+def collect(locations: Iterable[str], within: tuple[str, ...] = ()) -> Iterator[NamedPicture]:
     """The pictures that are meant, one after another. A file that is missing is found out when it is read.
 
     Args:
         locations: files; folders and other picture sets; "demo:test"; glob patterns ("photos/**/*.jpg"); "@list.txt", a file
             with one location a line; "-", the same from stdin, taken as it comes.
+        within: the lists that these locations stand in.
 
     Raises:
-        DataError: a folder or a pattern without pictures, or a list that cannot be read.
+        DataError: a folder, a pattern or a list without pictures, or a list that cannot be read or names itself.
     """
     for location in locations:
         if location == "-":
-            yield from collect(line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            yield from _listed(sys.stdin.buffer, "stdin", within)
         elif location.startswith("@"):
-            yield from collect(_lines(Path(location[1:])))
+            if location in within:
+                raise DataError(f"the list {location[1:]} names itself", expected="pictures, folders and patterns")
+            yield from _listed(_lines(Path(location[1:])), f"the list {location[1:]}", (*within, location))
         elif location.partition(":")[0] == "demo" or datasets.is_set(location):
             yield from _picture_set(location)
         elif any(sign in location for sign in "*?[") and not Path(location).exists():
@@ -84,11 +90,25 @@ def collect(locations: Iterable[str]) -> Iterator[NamedPicture]:
             yield NamedPicture(location, Path(location))
 
 
-def _lines(path: Path) -> list[str]:
+def _listed(lines: Iterable[bytes], name: str, within: tuple[str, ...]) -> Iterator[NamedPicture]:
+    """The pictures that lines name, which are bytes because names of files are. Raises DataError where there are no lines."""
+    empty = True
+    for line in lines:
+        if line.strip():
+            empty = False
+            yield from collect([os.fsdecode(line.rstrip(b"\r\n"))], within)
+    if empty:
+        raise DataError(f"{name} names no pictures", expected="one picture, folder or pattern a line")
+
+
+def _lines(path: Path) -> list[bytes]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list {path} cannot be read ({error})", expected="a text file with one picture a line") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the list {path} cannot be read: {error.strerror}", expected="a file with one picture a line") from error
+    if b"\0" in content:
+        raise DataError(f"the list {path} is no text: it holds zeros", expected="one picture a line, in UTF-8 or ASCII")
+    return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
 
 
 def _picture_set(location: str) -> Iterator[NamedPicture]:
@@ -101,10 +121,16 @@ def _picture_set(location: str) -> Iterator[NamedPicture]:
 
 
 def _matching(pattern: str) -> Iterator[NamedPicture]:
-    found = sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    """Each file once: by way of a link to a folder above it, a pattern would find it forty times over."""
+    found: dict[str, str] = {}
+    true_folder = cache(os.path.realpath)
+    matches = (name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    for name in sorted(matches, key=len):
+        folder, file = os.path.split(name)
+        found.setdefault(os.path.join(true_folder(folder), file), name)  # noqa: PTH118 (a million of them)
     if not found:
         raise DataError(f"nothing matches {pattern!r}", expected="a pattern of picture files, such as 'photos/**/*.jpg'")
-    for name in found:
+    for name in sorted(found.values()):
         yield NamedPicture(name, Path(name))
 
 

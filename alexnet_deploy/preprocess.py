@@ -154,6 +154,8 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.
             if at_least is not None:
                 picture.draft(None, (at_least, at_least))  # does nothing for other formats than JPEG
             ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode == "F":
+                raise PictureError(f"{name} has floating-point pixels", expected="8 or 16 bits a channel")
             return _as_rgb(picture)
     except FileNotFoundError as error:
         raise PictureError(f"{name} does not exist", expected="a picture file") from error
@@ -227,8 +229,6 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16-bit greyscale; "I" is how Pillow opens some of them
         wide = np.asarray(picture).astype(np.int64)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise PictureError("a picture of floating-point pixels", expected="8 or 16 bits a channel")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -101,6 +101,14 @@ def test_ctrl_c_is_exit_code_130(moment: str, monkeypatch: pytest.MonkeyPatch) -
     assert (result.exit_code, result.stderr) == (130, "stopped: interrupted; nothing half-written is left behind\n")
 
 
+def test_an_error_that_nobody_foresaw_is_not_taken_for_a_missed_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.Command, "invoke", lambda *_: 1 / 0)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 2
+    assert "ZeroDivisionError" in result.stderr
+    assert "error: a mistake in alexnet-deploy" in result.stderr.splitlines()[-1]
+
+
 def test_our_warnings_are_shown_and_those_of_libraries_are_not() -> None:
     def warns() -> common.Result:
         warnings.warn("the twin runs on the CPU", FallbackWarning, stacklevel=1)

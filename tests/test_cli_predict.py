@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import IO
 
 import pyarrow.parquet
 import pytest
@@ -129,3 +135,116 @@ def test_another_suffix_is_refused(artifact: Artifact, folder: Path, tmp_path: P
     done = predict(artifact, folder, "-o", tmp_path / "out.xlsx")
     assert done.exit_code == 2
     assert "expected .csv, .jsonl or .parquet" in done.stderr
+
+
+def program(*words: object) -> list[str]:
+    return [sys.executable, "-m", "alexnet_deploy", "predict", *map(str, words)]
+
+
+@pytest.mark.parametrize(("form", "first"), [("csv", b"name,label_1,probability_1,error\n"), ("jsonl", b'{"name": "')])
+def test_rows_go_to_stdout_and_errors_to_stderr(artifact: Artifact, folder: Path, form: str, first: bytes) -> None:
+    """In a process of its own: only there is stdout a descriptor, which what libraries print is kept from."""
+    (folder / "1.png").write_bytes(b"broken")
+    ran = subprocess.run(program(artifact.path, folder, "--format", form, "--top", 1), capture_output=True)
+    assert ran.returncode == 2
+    assert ran.stdout.startswith(first)
+    assert ran.stdout.count(b"\n") == (4 if form == "csv" else 3)
+    assert ran.stderr.startswith(b"error: ")
+    assert ran.stderr.count(b"\n") == 1
+
+
+def test_a_reader_that_has_enough_ends_a_stream_without_end(artifact: Artifact, folder: Path) -> None:
+    words = program(artifact.path, "-", "--format", "csv")
+    names = f"{folder / '0.png'}\n".encode()
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        assert ran.stdin
+        assert ran.stdout
+        assert ran.stderr
+        feeder = threading.Thread(target=_feed, args=(ran.stdin, names))
+        feeder.start()
+        assert ran.stdout.readline().startswith(b"name,")
+        ran.stdout.close()
+        assert ran.stderr.read() == b""
+        assert ran.wait(30) == 0
+        feeder.join()
+
+
+def _feed(pipe: IO[bytes], line: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), pipe:
+        while True:
+            pipe.write(line)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_is_full_is_said(artifact: Artifact, folder: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(program(artifact.path, folder, "--format", "csv"), stdout=full, stderr=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (2, b"error: No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
+def test_names_that_are_no_utf_8_come_out_by_number(artifact: Artifact, folder: Path, tmp_path: Path, encoding: str) -> None:
+    name = os.fsencode(folder) + b"/\xff.png"
+    (folder / "0.png").rename(os.fsdecode(name))
+    (tmp_path / "list.txt").write_bytes(name + b"\r\n")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for what in (["-", "--format", "csv"], [f"@{tmp_path}/list.txt", "--format", "jsonl"], [f"{folder}/*"], [folder, "--json"]):
+        ran = subprocess.run(program(artifact.path, *what), input=name, capture_output=True, env=environment)
+        assert (ran.returncode, ran.stderr) == (0, b""), what
+        assert rb"\udcff.png" in ran.stdout
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert predict(artifact, folder, "-o", tmp_path / f"out.{suffix}").exit_code == 0
+    assert rb"\udcff.png" in (tmp_path / "out.csv").read_bytes()
+    assert r"\udcff.png" in pyarrow.parquet.read_table(tmp_path / "out.parquet")["name"][2].as_py()
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert os.fsencode(rows[2]["name"]) == name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no shell")
+@pytest.mark.parametrize("closed", [">&-", "--format csv >&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_no_mistake(artifact: Artifact, folder: Path, closed: str) -> None:
+    ran = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *program(artifact.path, folder)], capture_output=True)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("form", [(), ("--format", "csv"), ("-o", "out.csv")])
+@pytest.mark.parametrize("where", ["-", "@empty.txt"])
+def test_a_list_of_nothing_is_said(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, form: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n\n")
+    done = predict(artifact, where, *form)
+    assert done.exit_code == 2
+    assert "names no pictures" in done.stderr
+    assert not Path("out.csv").exists()
+
+
+def test_a_list_may_have_a_byte_order_mark_and_must_be_text(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"\ufeff{folder / '0.png'}\r\n{folder}\r\n", encoding="utf-8", newline="")
+    done = predict(artifact, f"@{tmp_path}/list.txt", "--json")
+    assert [Path(picture["name"]).name for picture in json.loads(done.stdout)["pictures"]] == ["0.png", "0.png", "1.png", "2.png"]
+    (tmp_path / "list.txt").write_text(str(folder / "0.png"), encoding="utf-16")
+    done = predict(artifact, f"@{tmp_path}/list.txt")
+    assert done.exit_code == 2
+    assert "is no text" in done.stderr
+    (tmp_path / "list.txt").write_text(f"@{tmp_path}/list.txt")
+    done = predict(artifact, f"@{tmp_path}/list.txt")
+    assert done.exit_code == 2
+    assert "names itself" in done.stderr
+
+
+def test_a_pattern_finds_each_picture_once_where_links_lead_in_circles(artifact: Artifact, folder: Path) -> None:
+    (folder / "here").symlink_to(".")
+    (folder / "same.png").symlink_to("0.png")  # another name for a file is another picture to the caller
+    (folder / "gone.png").symlink_to("nowhere.png")
+    data = json.loads(predict(artifact, f"{folder}/**/*.png", "--json").stdout)
+    assert [Path(picture["name"]) for picture in data["pictures"]] == [
+        folder / n for n in ("0.png", "1.png", "2.png", "same.png")
+    ]
+
+
+def test_there_are_no_columns_for_more_classes_than_there_are(artifact: Artifact, folder: Path) -> None:
+    done = predict(artifact, folder, "--top", 10**9, "--format", "csv")
+    assert done.stdout.splitlines()[0].count("label_") == len(LABELS)

@@ -104,6 +104,12 @@ def test_a_forked_process_decodes_although_a_thread_of_its_parent_did_so_just_th
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_picture_of_floating_point_numbers_is_refused_by_its_name(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "depth.tif")
+    with pytest.raises(PictureError, match=r"depth\.tif has floating-point pixels"):
+        decode(tmp_path / "depth.tif")
+
+
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"gone\.jpg does not exist"):
         decode(tmp_path / "gone.jpg")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from alexnet_deploy import __version__
-from alexnet_deploy.cli import verbosity
+from alexnet_deploy.cli import streams, verbosity
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -60,6 +60,12 @@ class LazyGroup(click.Group):
             from alexnet_deploy.cli.common import interrupted
 
             interrupted(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            from alexnet_deploy.cli.common import mistaken
+
+            mistaken(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click has it, with the name that was probably meant."""
@@ -95,6 +101,7 @@ def main() -> None:
 
     Options can be set once, in alexnet-deploy.toml or as ALEXNET_DEPLOY_TRAIN_EPOCHS=30: see docs/howto/settings.md.
     """
+    streams.prepare()
     # libgomp reads it when torch is imported: its threads spin at barriers otherwise, 100 times slower where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

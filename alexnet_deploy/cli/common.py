@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from alexnet_deploy.cli import settings, verbosity
+from alexnet_deploy import __version__
+from alexnet_deploy.cli import settings, streams, verbosity
 from alexnet_deploy.errors import AlexnetDeployError, ArtifactMissing
 from alexnet_deploy.types import Precision, Progress
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
-_STDOUT, _STDERR = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,16 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         as_json = bool(ctx.params.pop("as_json", False))
         try:
-            with _warnings_as_messages(), _stdout_for_the_answer():
+            with _warnings_as_messages(), streams.stdout_for_the_answer(ctx):
                 result: Result = super().invoke(ctx)
             self._print(result, as_json)
         except AlexnetDeployError as error:
             _message("error", str(error))
             verbosity.logger.debug("where it came from", exc_info=error)
             if as_json:
-                _print_json(
-                    {"error": {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}}
-                )
+                said = {"kind": type(error).__name__, "found": error.found, "expected": error.expected, "fix": error.fix}
+                with streams.until_the_reader_leaves():
+                    _print_json({"error": said})
             ctx.exit(error.exit_code)
         except OSError as error:
             # A full disk, a read-only folder: the system's own sentence is the clear one.
@@ -117,7 +117,7 @@ class Command(click.Command):
             raise Refusal(str(error)) from error
 
     def _print(self, result: Result, as_json: bool) -> None:
-        with _until_the_reader_leaves():
+        with streams.until_the_reader_leaves():
             if as_json:
                 from alexnet_deploy.manifest import to_builtins
 
@@ -129,34 +129,6 @@ class Command(click.Command):
             _message("missed", sentence)
         for sentence in result.failed:
             _message("error", sentence)
-
-
-@contextlib.contextmanager
-def _stdout_for_the_answer() -> Iterator[None]:
-    """While a command works, what libraries print goes to stderr: TensorRT's compiler warns on stdout, in the midst of --json."""
-    try:
-        kept = os.dup(_STDOUT)
-        os.dup2(_STDERR, _STDOUT)
-    except OSError:  # one of them was closed before we came
-        yield
-        return
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # C keeps its lines until it has many
-        sys.stdout.flush()  # and so does Python
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
-
-
-@contextlib.contextmanager
-def _until_the_reader_leaves() -> Iterator[None]:
-    """`| head` closes stdout when it has enough: the rest goes nowhere, and the exit code stays that of the work."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _console() -> Console:
@@ -254,6 +226,13 @@ def interrupted(ctx: click.Context) -> NoReturn:
     """What Ctrl-C ends with, wherever in a command it came."""
     _message("stopped", "interrupted; nothing half-written is left behind")
     ctx.exit(INTERRUPTED)
+
+
+def mistaken(ctx: click.Context) -> NoReturn:
+    """What an error ends with that nobody foresaw: Python's own exit code, 1, would say that a gate was missed."""
+    traceback.print_exc()
+    _message("error", f"a mistake in alexnet-deploy {__version__} itself; the lines above say where")
+    ctx.exit(2)
 
 
 def _message(kind: str, text: str) -> None:

@@ -47,14 +47,14 @@ def command(
       alexnet-deploy predict models/alexnet.onnx 'holidays/**/*.jpg' -o holidays.parquet
       find / -name '*.jpg' | alexnet-deploy predict models/alexnet.onnx - --format jsonl
     """
-    import sys
-
+    from alexnet_deploy.cli.streams import answering
     from alexnet_deploy.prediction_files import write_file, write_rows
     from alexnet_deploy.predictions import PicturePrediction, collect, predict_each, predict_pictures
     from alexnet_deploy.report.predictions import predictions, written
     from alexnet_deploy.runtime import Runtime
 
     with Runtime(artifact, device, backend, threads=threads) as runtime:
+        top = min(top, runtime.manifest.classes or top)
         if output is None and form == "table":
             named = list(collect(pictures))
             with progress_bars() as progress:
@@ -74,6 +74,7 @@ def command(
         if output is not None:
             write_file(output, top, noting())
         else:
-            write_rows(sys.stdout, form, top, noting())
+            with answering() as out:
+                write_rows(out, form, top, noting())
     data = {"pictures": count, "failed": len(failures), "output": str(output) if output else None}
     return Result(data, written(count, output), failed=tuple(failures))
