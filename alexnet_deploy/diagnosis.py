@@ -47,7 +47,7 @@ class Diagnosis:
     Attributes:
         location: of the pictures.
         classes: their names.
-        top1, top5: pictures whose class was said first, or among the first five.
+        top1, top5: pictures whose class was said first, or among the first five; top5 is None with five classes or fewer.
         confusion: for each class, how many of its pictures were taken for each class.
         mistakes: wrong answers, the least probable truth first, at most MISTAKES.
         unreadable: pictures that could not be read, and are left out.
@@ -56,7 +56,7 @@ class Diagnosis:
     location: str
     classes: tuple[str, ...]
     top1: Rate
-    top5: Rate
+    top5: Rate | None
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     unreadable: int
@@ -120,7 +120,7 @@ def _diagnosis(pictures: PictureSet, probabilities: npt.NDArray[np.float32]) -> 
         location=pictures.location,
         classes=pictures.classes,
         top1=rate(int((said == labels).sum()), len(read)),
-        top5=rate(int((ranks < _TOP).sum()), len(read)),
+        top5=rate(int((ranks < _TOP).sum()), len(read)) if len(pictures.classes) > _TOP else None,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         mistakes=tuple(
             Mistake(

@@ -146,9 +146,11 @@ def accuracy(own: Answers) -> Accuracy:
     score = np.take_along_axis(logits, right, axis=1)
     earlier = np.arange(logits.shape[1]) < right
     better = ((logits > score) | ((logits == score) & earlier)).sum(axis=1)  # classes ranked before the right one
-    top5 = min(TOP, logits.shape[1])
     total = int(known.sum())
-    return Accuracy(top1=rate(int((finite & (better < 1)).sum()), total), top5=rate(int((finite & (better < top5)).sum()), total))
+    return Accuracy(
+        top1=rate(int((finite & (better < 1)).sum()), total),
+        top5=rate(int((finite & (better < TOP)).sum()), total) if logits.shape[1] > TOP else None,
+    )
 
 
 def _check_comparable(reference: Answers, candidate: Answers) -> None:

@@ -40,10 +40,10 @@ class Gates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Of one artifact, on labelled pictures. Top-5 is top-k where there are only k < 5 classes."""
+    """Of one artifact, on labelled pictures. Top-5 is None with five classes or fewer, among which all would be right."""
 
     top1: Rate
-    top5: Rate
+    top5: Rate | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,7 +188,7 @@ def test_names_that_are_no_utf_8_come_out_by_number(artifact: Artifact, folder: 
     name = os.fsencode(folder) + b"/\xff.png"
     (folder / "0.png").rename(os.fsdecode(name))
     (tmp_path / "list.txt").write_bytes(name + b"\r\n")
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200"}
     for what in (["-", "--format", "csv"], [f"@{tmp_path}/list.txt", "--format", "jsonl"], [f"{folder}/*"], [folder, "--json"]):
         ran = subprocess.run(program(artifact.path, *what), input=name, capture_output=True, env=environment)
         assert (ran.returncode, ran.stderr) == (0, b""), what

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Demo
@@ -91,8 +92,7 @@ def test_the_json_report_is_what_was_printed(demo: Demo) -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_last_table_fits_the_terminal(demo: Demo, width: int) -> None:
+def printed(report: dict[str, Any], width: int) -> str:
     import msgspec
     from rich.console import Console
 
@@ -100,10 +100,20 @@ def test_the_last_table_fits_the_terminal(demo: Demo, width: int) -> None:
     from alexnet_deploy.report.demo import demo as show
 
     out = io.StringIO()
-    show(msgspec.convert(demo.report, DemoReport, strict=False, dec_hook=lambda kind, value: kind(value)))(
-        Console(file=out, width=width)
-    )
-    text = out.getvalue()
+    found = msgspec.convert(report, DemoReport, strict=False, dec_hook=lambda kind, value: kind(value))
+    show(found)(Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_a_machine_that_was_busy_is_told_of_beside_the_figures(demo: Demo) -> None:
+    busy, quiet = ({**demo.report, "speed": {**demo.report["speed"], "warnings": w}} for w in (["others were busy"], []))
+    assert "Warning: others were busy." in printed(busy, 80)
+    assert "Warning" not in printed(quiet, 80)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_last_table_fits_the_terminal(demo: Demo, width: int) -> None:
+    text = printed(demo.report, width)
     # The folder's own path may be longer than any terminal; the table may not.
     assert all(len(line) <= width for line in text.split("Report:")[0].splitlines())
     assert all(name in text for name in ARTIFACTS)

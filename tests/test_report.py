@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from tiny import tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
@@ -21,11 +22,13 @@ from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.parity import verify_all
 from alexnet_deploy.parity_report import Gates, Verification
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.predictions import PicturePrediction, PredictionReport
 from alexnet_deploy.report import html, parity, plots, terminal, words
 from alexnet_deploy.report.benchmark import benchmark as show_benchmark
 from alexnet_deploy.report.benchmark import benchmark_page
 from alexnet_deploy.report.plots import Mark, Series
-from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.report.predictions import predictions
+from alexnet_deploy.runtime import Prediction, Runtime
 from alexnet_deploy.statistics import Interval
 
 VOID = {"meta", "link", "img", "br"}
@@ -109,6 +112,18 @@ def test_no_line_ends_in_blanks(width: int) -> None:
     assert all(line == line.rstrip() for line in out.getvalue().splitlines())
 
 
+def test_a_narrow_terminal_does_not_tear_a_label_from_its_probability(
+    measured: tuple[Verification, BenchmarkReport, PictureSet],
+) -> None:
+    labels = ("犬", "labrador_retriever", "goose")
+    picture = PicturePrediction("0.jpg", tuple(Prediction(label, 0.3) for label in labels))
+    of = PredictionReport(measured[0].reports[0].reference, (picture,), 1.0)
+    for width in range(40, 90):
+        text = printed(predictions(of), width)
+        assert all(f"{label}   30.0 %" in text for label in labels)
+        assert all(cell_len(line) <= width for line in text.splitlines())
+
+
 def test_names_with_square_brackets_are_printed_as_they_are() -> None:
     text = printed(lambda console: terminal.table(console, ["a", ">b"], [["[red]x[/red]", "[/]"]], title="[bold]t"), 80)
     assert "[red]x[/red]" in text
@@ -124,9 +139,31 @@ def test_optional_columns_go_before_tables_are_folded() -> None:
     assert narrow.count("n" * 20) == 1
 
 
+def test_of_the_optional_columns_only_as_many_go_as_have_to() -> None:
+    assert terminal._folds([20, 10, 10, 10], [1, 3], 44) == [[0, 1, 2]]
+    assert terminal._folds([20, 10, 10, 10], [1, 3], 43) == [[0, 2]]
+
+
+def test_the_tables_people_see_most_are_one_table_in_a_terminal_of_80_columns(
+    measured: tuple[Verification, BenchmarkReport, PictureSet],
+) -> None:
+    assert "speed-up" in printed(show_benchmark(measured[1]), 80).splitlines()[1]
+    assert "SQNR" in printed(parity.verification(measured[0]), 80).splitlines()[0]
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(30, 80))
+def test_a_cell_that_is_wider_than_its_room_is_wrapped_and_never_cut(widths: list[int], room: int) -> None:
+    letters = "ABCD"[: len(widths)]
+    row = [letter * width for letter, width in zip(letters, widths, strict=True)]
+    text = printed(lambda console: terminal.table(console, ["-"] * len(row), [row]), room)
+    for letter, width in zip(letters, widths, strict=True):
+        assert text.count(letter) % width == 0  # the first stands in each table
+        assert text.count(letter)
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(20, 120))
 def test_folding_shows_every_column_once_and_the_first_always(widths: list[int], room: int) -> None:
-    folds = terminal._folds(widths, set(), room)
+    folds = terminal._folds(widths, [], room)
     assert all(fold[0] == 0 for fold in folds)
     assert [i for fold in folds for i in fold[1:]] == list(range(1, len(widths)))
 

@@ -28,7 +28,7 @@ def benchmark(of: BenchmarkReport) -> Show:
                     "artifact",
                     "ran on",
                     ">p50 ms",
-                    ">p90 ms",
+                    "?>p90 ms",
                     ">p99 ms",
                     ">images/s",
                     *([">speed-up", "?95 %"] if several else []),
@@ -48,7 +48,7 @@ def benchmark(of: BenchmarkReport) -> Show:
                 title=f"Batch {batch}, {min(t.runs for t in mine)} runs or more of each",
             )
         terminal.lines(console, words.ran_sentences(t.ran for t in of.timings), style="yellow")
-        terminal.lines(console, [f"Warning: {warning}." for warning in of.warnings], style="yellow")
+        terminal.lines(console, words.warnings(of.warnings), style="yellow")
         terminal.lines(console, [words.machine(of.machine)], style="dim")
 
     return show
@@ -60,7 +60,7 @@ def benchmark_page(of: BenchmarkReport) -> str:
     lead = f"{words.count(len(files), 'artifact')}, timed in turns so that drift hits all alike; milliseconds of one call."
     opening = html.join(
         html.tiles(tiles(of)),
-        html.notice([*words.ran_sentences(t.ran for t in of.timings), *of.warnings]),
+        html.notice([*words.ran_sentences(t.ran for t in of.timings), *words.warnings(of.warnings)]),
     )
     return html.page("Benchmark", lead, sections(of), opening=opening, footer=words.machine(of.machine))
 

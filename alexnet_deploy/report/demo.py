@@ -24,7 +24,7 @@ def demo(of: DemoReport) -> Show:
     def show(console: Console) -> None:
         console.print()
         terminal.table(console, _COLUMNS, [_styled(row) for row in _rows(of)])
-        terminal.lines(console, parity.notes(of.verification), style="yellow")
+        terminal.lines(console, _notes(of), style="yellow")
         first = of.verification.reports[0]
         terminal.lines(
             console,
@@ -50,7 +50,7 @@ def demo_page(of: DemoReport, pictures: PictureSet) -> str:
         f"in {words.seconds(of.seconds)}: {words.count(len(of.verification.reports), 'artifact')} compared with the PyTorch "
         f"checkpoint on {words.count(first.pictures.count, 'picture')} that it never saw."
     )
-    opening = html.join(html.tiles(_tiles(of)), html.notice(parity.notes(of.verification)))
+    opening = html.join(html.tiles(_tiles(of)), html.notice(_notes(of)))
     summary = html.table("Every artifact at a glance.", _COLUMNS, [[str(cell) for cell in row] for row in _rows(of)], key=3)
     sizes = [Mark(ran.file, words.size(ran.size_bytes), ran.size_bytes / 1e6, colour=parity.colour(ran)) for ran in _each(of)]
     made = html.figures(
@@ -71,6 +71,11 @@ def demo_page(of: DemoReport, pictures: PictureSet) -> str:
         calibration_section(of.calibration, of.activations),
     ]
     return html.page("AlexNet, from training to engine", lead, sections, opening=opening, footer=words.machine(of.speed.machine))
+
+
+def _notes(of: DemoReport) -> list[str]:
+    """What a reader must know before believing the figures."""
+    return parity.notes(of.verification) + words.warnings(of.speed.warnings)
 
 
 def _tiles(of: DemoReport) -> list[Tile]:

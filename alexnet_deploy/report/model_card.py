@@ -85,7 +85,8 @@ def _data(of: TrainReport, artifact: Artifact, found: Diagnosis) -> list[str]:
 
 
 def _figures(of: TrainReport, found: Diagnosis) -> list[str]:
-    rows = [[name, words.rate(of), words.interval(of.interval)] for name, of in (("top-1", found.top1), ("top-5", found.top5))]
+    measured = (("top-1", found.top1), ("top-5", found.top5))
+    rows = [[name, words.rate(of), words.interval(of.interval)] for name, of in measured if of is not None]
     if of.ten_crop_accuracy is not None:
         rows.append(["top-1 over ten crops", words.percent(of.ten_crop_accuracy), ""])
     rows.append(["loss", f"{of.history[of.kept_epoch - 1].validation_loss:.4f}", ""])

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import DataReference
-from alexnet_deploy.parity_report import EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
+from alexnet_deploy.parity_report import Accuracy, EvaluationReport, LayerError, MovedPicture, ParityReport, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report import html, plots, terminal, words
@@ -35,7 +35,8 @@ def verification(of: Verification, *, per_class: bool = False) -> Show:
     def show(console: Console) -> None:
         first = of.reports[0]
         labelled = first.reference_accuracy is not None
-        columns = ["artifact", "ran on", *((">top-1", ">top-5") if labelled else ()), ">agree", ">max error", "?>cosine", ">SQNR"]
+        rates = [">top-1", "?>top-5"][: len(_rates(first.reference_accuracy))]
+        columns = ["artifact", "ran on", *rates, ">agree", ">max error", "?>cosine", ">SQNR"]
         terminal.table(console, columns, [_reference_row(first), *map(_candidate_row, of.reports)])
         if labelled:
             terminal.table(
@@ -66,15 +67,14 @@ def evaluation(of: EvaluationReport) -> Show:
     """Accuracy of one artifact, and a line a class."""
 
     def show(console: Console) -> None:
-        accuracy = of.accuracy
+        rates = (("top-1", of.accuracy.top1), ("top-5", of.accuracy.top5))
         terminal.facts(
             console,
             [
                 ("artifact", of.ran.file),
                 ("ran on", words.ran_on(of.ran)),
                 ("pictures", f"{of.pictures.count:,} of {of.pictures.location}"),
-                ("top-1", f"{words.rate(accuracy.top1)}  (95 %: {words.interval(accuracy.top1.interval)})"),
-                ("top-5", f"{words.rate(accuracy.top5)}  (95 %: {words.interval(accuracy.top5.interval)})"),
+                *((name, f"{words.rate(found)}  (95 %: {words.interval(found.interval)})") for name, found in rates if found),
             ],
         )
         console.print()
@@ -112,23 +112,26 @@ def _calibrated_on(ran: Ran, shared: int, pictures: DataReference) -> list[str]:
 
 
 def _reference_row(report: ParityReport) -> list[Cell]:
-    accuracy = report.reference_accuracy
-    rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
+    rates = _rates(report.reference_accuracy)
     return [report.reference.file, words.ran_on(report.reference), *rates, *[words.NONE] * 4]
 
 
 def _candidate_row(report: ParityReport) -> list[Cell]:
-    accuracy, error = report.candidate_accuracy, report.error
-    rates = [words.rate(accuracy.top1), words.rate(accuracy.top5)] if accuracy else []
+    error = report.error
     return [
         Text(report.candidate.file, style="bold red" if report.missed else ""),
         words.ran_on(report.candidate),
-        *rates,
+        *_rates(report.candidate_accuracy),
         words.rate(report.agreement),
         words.error(error.relative),
         f"{error.cosine:.5f}",
         words.decibels(error.sqnr_db),
     ]
+
+
+def _rates(of: Accuracy | None) -> list[str]:
+    """Top-1 and top-5, as far as they say anything."""
+    return [words.rate(found) for found in (of.top1, of.top5) if found] if of else []
 
 
 def _difference_row(report: ParityReport) -> list[Cell]:
@@ -266,7 +269,7 @@ def _accuracy_section(of: Verification) -> Section:
         key=1,
     )
     accuracies = plots.intervals("Top-1 accuracy with 95 % Wilson intervals", marks, tick="{:g} %".format)
-    paired = plots.intervals("Change of top-1 accuracy in points, with its 95 % paired interval", changes, tick="{:+g}".format)
+    paired = plots.intervals("Change of top-1 accuracy in points, with its 95 % paired interval", changes, tick=words.signed)
     drawn = html.figures(
         html.figure(accuracies, "Top-1 accuracy, with its 95 % interval"),
         html.figure(paired, "Change against the reference, in points"),
@@ -278,7 +281,7 @@ def _agreement_section(of: Verification) -> Section:
     marks = [
         Mark(
             report.candidate.file,
-            f"{words.rate(report.agreement, 2)}  ({words.interval(report.agreement.interval)})",
+            f"{words.rate(report.agreement)}  ({words.interval(report.agreement.interval)})",
             100 * report.agreement.fraction,
             100 * report.agreement.interval.low,
             100 * report.agreement.interval.high,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from alexnet_deploy.predictions import PredictionReport
 from alexnet_deploy.report import terminal, words
 from alexnet_deploy.report.terminal import Show
+from alexnet_deploy.runtime import Prediction
 
 
 def predictions(of: PredictionReport) -> Show:
@@ -18,14 +21,9 @@ def predictions(of: PredictionReport) -> Show:
         sound = [picture for picture in of.pictures if not picture.error]
         ranks = max((len(picture.predictions) for picture in sound), default=0)
         if sound:
-            terminal.table(
-                console,
-                ["picture", "class", ">prob.", *(column for rank in range(2, ranks + 1) for column in (_nth(rank), ">prob."))],
-                [
-                    [picture.name, *(cell for p in picture.predictions for cell in (p.label, words.percent(p.probability)))]
-                    for picture in sound
-                ],
-            )
+            columns = [_answers([picture.predictions[rank] for picture in sound]) for rank in range(ranks)]
+            headings = ["picture", "class", *(_nth(rank) for rank in range(2, ranks + 1))]
+            terminal.table(console, headings, list(zip([picture.name for picture in sound], *columns, strict=True)))
         terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
         if sound and of.seconds > 0:
             rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included"
@@ -42,6 +40,12 @@ def written(count: int, output: Path | None) -> Show:
             terminal.lines(console, [f"{output}: {words.count(count, 'picture')}"])
 
     return show
+
+
+def _answers(each: Sequence[Prediction]) -> list[str]:
+    """Labels and probabilities in one column, so that a narrow terminal does not tear them apart."""
+    widest = max(cell_len(answer.label) for answer in each)
+    return [f"{set_cell_size(answer.label, widest)}  {words.percent(answer.probability):>7}" for answer in each]
 
 
 def _nth(rank: int) -> str:

@@ -16,26 +16,30 @@ Cell = str | Text
 Side = Literal["left", "right"]
 
 _GAP = 2
+_NARROWEST = 12  # characters of a name on a line
 
 
 def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
     """Prints a table; one that is too wide is folded into several that repeat the first column.
 
     Args:
-        columns: headings; one that starts with ">" is aligned to the right, one with "?" before that is left out where
-            there is no room for it.
+        columns: headings; one that starts with ">" is aligned to the right. Those with "?" before that are left out where
+            there is no room for them, the last one first.
         rows: one cell a column.
     """
-    optional = {i for i, name in enumerate(columns) if name.startswith("?")}
+    optional = [i for i, name in enumerate(columns) if name.startswith("?")]
     sides: list[Side] = ["right" if name.lstrip("?").startswith(">") else "left" for name in columns]
     names = [name.lstrip("?>") for name in columns]
     widths = [max([_width(names[i]), *(_width(row[i]) for row in rows)]) for i in range(len(names))]
     if title:
         heading(console, title)
     for chosen in _folds(widths, optional, console.width):
+        fits = sum(widths[i] + _GAP for i in chosen) - _GAP <= console.width
         drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
         for i in chosen:
-            drawn.add_column(Text(names[i]), justify=sides[i], overflow="fold", no_wrap=widths[i] <= console.width)
+            # Where two columns are too wide together it is the first that is wrapped, for it has the names.
+            whole = fits or (i != chosen[0] and widths[i] <= console.width - _GAP - _NARROWEST)
+            drawn.add_column(Text(names[i]), justify=sides[i], overflow="fold", no_wrap=whole)
         for row in rows:
             drawn.add_row(*(_plain(row[i]) for i in chosen))
         _print(console, drawn)
@@ -89,12 +93,13 @@ def _width(cell: Cell) -> int:
     return cell.cell_len if isinstance(cell, Text) else max(cell_len(line) for line in cell.split("\n"))
 
 
-def _folds(widths: Sequence[int], optional: set[int], room: int) -> list[list[int]]:
+def _folds(widths: Sequence[int], optional: Sequence[int], room: int) -> list[list[int]]:
     """Column numbers of each table: as many as fit, the first column in all of them."""
-    if sum(widths) + _GAP * (len(widths) - 1) > room:
-        kept = [i for i in range(len(widths)) if i not in optional]
-    else:
-        kept = list(range(len(widths)))
+    kept = list(range(len(widths)))
+    for i in reversed(optional):
+        if sum(widths[k] + _GAP for k in kept) - _GAP <= room:
+            break
+        kept.remove(i)
     folds = [[kept[0]]]
     used = widths[kept[0]]
     for i in kept[1:]:

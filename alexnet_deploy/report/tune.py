@@ -32,7 +32,7 @@ def tune(of: TuneReport) -> Show:
         if of.chosen is not None and of.path is not None:
             saved = f"{of.path} keeps the choice: Runtime and every command follow it on this CPU."
             terminal.lines(console, [saved], style="green")
-        terminal.lines(console, [f"Warning: {warning}." for warning in of.warnings], style="yellow")
+        terminal.lines(console, words.warnings(of.warnings), style="yellow")
         terminal.lines(console, [words.machine(of.machine)], style="dim")
 
     return show
@@ -93,7 +93,9 @@ def tune_page(of: TuneReport) -> str:
     lead = f"{words.count(len(of.trials), 'way')} to run the model at batch {of.batch} on this machine" + (
         f", compared with {of.reference} on {words.count(of.pictures, 'picture')}." if of.pictures else "."
     )
-    opening = html.join(html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"), html.notice(of.warnings))
+    opening = html.join(
+        html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"), html.notice(words.warnings(of.warnings))
+    )
     return html.page("Tuning", lead, [Section("Ways to run", body)], opening=opening, footer=words.machine(of.machine))
 
 

@@ -31,6 +31,11 @@ def points(fraction: float) -> str:
     return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
+def signed(value: float) -> str:
+    """A tick on an axis of differences: "−0.5", "0", "+0.5"."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
 def drop(of: PairedDifference | None) -> str:
     """The change of accuracy (not the drop: worse is negative) with its 95 % interval."""
     if of is None:
@@ -97,11 +102,16 @@ def ran_sentences(each: Iterable[Ran]) -> list[str]:
     return sentences
 
 
+def warnings(of: Iterable[str]) -> list[str]:
+    """What a measurement says against itself, as sentences."""
+    return [f"Warning: {warning}." for warning in of]
+
+
 def machine(of: Machine) -> str:
     """One line: the processor, cores, system and versions that matter."""
     memory = f", {of.memory_bytes / 2**30:.0f} GiB" if of.memory_bytes else ""
     packages = ", ".join(f"{name} {version}" for name, version in of.packages.items())
-    return f"{of.cpu}, {of.cores} cores{memory}, {of.system}, Python {of.python}; {packages}"
+    return f"{of.cpu}, {count(of.cores, 'core')}{memory}, {of.system}, Python {of.python}; {packages}"
 
 
 def count(number: int, one: str, many: str = "") -> str:
