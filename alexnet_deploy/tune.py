@@ -122,7 +122,7 @@ def tune(
         max_drop: of top-1 accuracy against `reference`, in percentage points; on pictures without labels, of agreement.
         pictures: what accuracy is compared on; needed where `max_drop` is given.
         reference: what it is compared with; the first of `artifacts` when None.
-        calibration: pictures that thinner forms of FP32 graphs are fitted to: wide fully connected layers as two thin ones, in
+        calibration: pictures that thinner forms of FP32 graphs are fitted to: wide layers and convolutions as two thin ones, in
             INT8 for the CPU. They are tried where there is a `max_drop` to hold them to.
         four_bit: try INT8 graphs of the CPU form with 4-bit weights in their fully connected layers as well, in blocks of 32 and
             of 128.

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import InputError, ModelError
-from alexnet_deploy.onnx_graph import adopt
+from alexnet_deploy.onnx_graph import adopt, edit, load_graph
+from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import cpu_forms
 from alexnet_deploy.quantization.cpu_forms import other_forms
-from alexnet_deploy.quantization.low_rank import RANK_STEP, observe, to_low_rank
+from alexnet_deploy.quantization.directions import directions_of
+from alexnet_deploy.quantization.low_rank import RANK_STEP, MostLost, observe, to_low_rank
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import GraphForm, Precision
 from tests.tiny import LABELS, SIZE, tiny_artifact
@@ -64,43 +68,140 @@ def error(reference: Artifact, other: Artifact) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(spread))
 
 
+def deep_network(folder: Path, *, grouped: int = 1, bias: bool = True) -> Artifact:
+    """Conv of 64 outputs that lie in 5 directions -> Relu -> one of 96 in 12, strided, padded unevenly -> Relu -> Gemm."""
+    random = np.random.default_rng(1)
+
+    def kernels(outputs: int, directions: int, *kernel: int) -> np.ndarray:
+        few = random.standard_normal((outputs, directions)) @ random.standard_normal((directions, int(np.prod(kernel))))
+        return (few / np.sqrt(directions * np.prod(kernel))).reshape(outputs, *kernel)
+
+    weights = {
+        "w1": kernels(64, 5, 3, 5, 5),
+        "w2": kernels(96, 12, 64 // grouped, 3, 2),
+        "b2": random.standard_normal(96),
+        "w3": random.standard_normal((len(LABELS), 96)) / 10,
+        "b3": random.standard_normal(len(LABELS)),
+    }
+    if bias:
+        weights["b1"] = random.standard_normal(64)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w1", *(["b1"] if bias else [])], ["c1"], name="first", pads=[2, 2, 2, 2]),
+            helper.make_node("Relu", ["c1"], ["r1"]),
+            helper.make_node(
+                "Conv",
+                ["r1", "w2", "b2"],
+                ["c2"],
+                name="second",
+                pads=[1, 0, 0, 1],
+                strides=[2, 1],
+                dilations=[1, 2],
+                group=grouped,
+            ),
+            helper.make_node("Relu", ["c2"], ["r2"]),
+            helper.make_node("GlobalAveragePool", ["r2"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "w3", "b3"], ["output"], name="last", transB=1),
+        ],
+        "deep",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", len(LABELS)])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return tiny_artifact(folder / "deep.onnx", graph=model)
+
+
+NEARLY_NOTHING = MostLost(connected=1e-4, convolutions=1e-4)
+
+
 def test_few_directions_are_found_and_lose_nothing(tmp_path: Path, pictures: PictureSet) -> None:
     whole = wide_network(tmp_path, noise=0)
-    directions = observe(whole, pictures)
-    assert list(directions) == ["hidden"]  # the last layer is too narrow to be made of two
-    assert directions["hidden"].rank(1e-4) == RANK_STEP
-    thin = to_low_rank(whole, tmp_path / "thin.onnx", directions, most_lost=1e-4)
+    layers = observe(whole, pictures)
+    assert list(layers) == ["hidden"]  # the last layer is too narrow to be made of two
+    assert layers["hidden"].rank(NEARLY_NOTHING) == RANK_STEP["Gemm"]
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, NEARLY_NOTHING)
     assert [layer.layer for layer in thin.manifest.layers] == ["wide.in", "wide.out", "last"]
     assert thin.manifest.size_bytes < whole.manifest.size_bytes / 4
     assert "wide 64" in thin.manifest.notes
     assert error(whole, thin) < 1e-3
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_become_one_with_fewer_channels_and_one_of_1_x_1(tmp_path: Path, pictures: PictureSet, bias: bool) -> None:
+    whole = deep_network(tmp_path, bias=bias)
+    layers = observe(whole, pictures)
+    assert {name: layer.rank(NEARLY_NOTHING) for name, layer in layers.items()} == {"c1": 16, "c2": 16}
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, NEARLY_NOTHING)
+    assert [layer.layer for layer in thin.manifest.layers] == ["first.in", "first.out", "second.in", "second.out", "last"]
+    stored = edit.initialisers(load_graph(thin.path).graph)
+    assert stored["second.in.weight"].dims == [16, 64, 3, 2]
+    assert stored["second.out.weight"].dims == [96, 16, 1, 1]
+    assert error(whole, thin) < 1e-3
+
+
+def test_convolutions_of_several_groups_are_left_whole(tmp_path: Path, pictures: PictureSet) -> None:
+    assert list(observe(deep_network(tmp_path, grouped=2), pictures)) == ["c1"]
+
+
+def test_nothing_to_be_lost_leaves_layers_of_that_kind_whole(tmp_path: Path, pictures: PictureSet) -> None:
+    whole = deep_network(tmp_path)
+    layers = observe(whole, pictures)
+    assert [layer.rank(MostLost(connected=0.5)) for layer in layers.values()] == [None, None]
+
+
+def test_numbers_between_are_0_on_average_and_of_one_size(tmp_path: Path, pictures: PictureSet) -> None:
+    """So that one INT8 scale fits them all."""
+    whole = deep_network(tmp_path)
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", observe(whole, pictures), NEARLY_NOTHING)
+    runner = GraphRunner(load_graph(thin.path), ["first.in"])
+    (batch, _), *_ = pictures.batches(thin.manifest.preprocess, 64)
+    (between,) = runner.run(batch)
+    assert abs(between.mean()) < 0.1 * between.std()
+    sizes = between.std(axis=(0, 2, 3))
+    assert sizes.max() < 5 * sizes.min()
+
+
 def test_a_graph_that_takes_pixels_is_fed_pixels(tmp_path: Path, pictures: PictureSet) -> None:
     whole = wide_network(tmp_path, noise=0)
     pixels = adopt(whole.path, whole.manifest.preprocess, output=tmp_path / "pixels.onnx", pixels_in=True)
     (expected,), (found,) = (observe(model, pictures).values() for model in (whole, pixels))
-    np.testing.assert_allclose(found.mean, expected.mean, atol=1e-4 * np.abs(expected.mean).max())
+    mean = expected.directions.mean
+    np.testing.assert_allclose(found.directions.mean, mean, atol=1e-4 * np.abs(mean).max())
 
 
 def test_less_may_be_lost_by_more_directions(tmp_path: Path, pictures: PictureSet) -> None:
-    whole = wide_network(tmp_path, noise=3)
-    directions = observe(whole, pictures)
-    ranks = [directions["hidden"].rank(lost) for lost in (0.1, 0.01, 0.0005)]
+    directions = observe(wide_network(tmp_path, noise=3), pictures)["hidden"].directions
+    ranks = [directions.rank(lost, step=1) for lost in (0.1, 0.01, 0.0005)]
     assert ranks == sorted(ranks)
     assert ranks[0] < ranks[-1]
-    assert (np.diff(directions["hidden"].lost) <= 1e-5).all()
-    turned = directions["hidden"].axes.T @ directions["hidden"].axes
-    assert np.allclose(turned, np.eye(HIDDEN), atol=1e-3)
+    assert (np.diff(directions.lost) <= 1e-5).all()
+    assert np.allclose(directions.axes.T @ directions.axes, np.eye(HIDDEN), atol=1e-3)
+
+
+@given(outputs=st.integers(2, 40), hidden=st.integers(1, 10), places=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_outputs_are_what_their_directions_and_their_mean_say(outputs: int, hidden: int, places: int, seed: int) -> None:
+    """Samples that were drawn in `hidden` directions are told by as many, also those that nothing was fitted to."""
+    random = np.random.default_rng(seed)
+    basis = random.standard_normal((hidden, outputs)).astype(np.float32)
+    mean = 10 * random.standard_normal(outputs).astype(np.float32)
+    samples = random.standard_normal((80, places, hidden)).astype(np.float32) @ basis + mean
+    found = directions_of(samples, basis)
+    rank = found.rank(1e-4, step=1)
+    assert rank <= min(hidden, outputs)
+    axes = found.axes[:, :rank]
+    told = (samples - found.mean) @ axes @ axes.T + found.mean
+    assert np.square(told - samples).sum() <= 2e-4 * np.square(samples - mean).sum()
 
 
 def test_what_would_not_get_thinner_is_refused(tmp_path: Path, pictures: PictureSet) -> None:
     whole = wide_network(tmp_path, noise=3)
-    directions = observe(whole, pictures)
-    with pytest.raises(ModelError, match="no fully connected layer that gets thinner"):
-        to_low_rank(whole, tmp_path / "thin.onnx", directions, most_lost=1e-9)
-    with pytest.raises(InputError, match="a share of 2"):
-        to_low_rank(whole, tmp_path / "thin.onnx", directions, most_lost=2)
+    layers = observe(whole, pictures)
+    with pytest.raises(ModelError, match="no layer that gets thinner"):
+        to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(1e-9, 1e-9))
+    with pytest.raises(InputError, match="200.00% of fully connected"):
+        to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(connected=2))
     assert not (tmp_path / "thin.onnx").exists()
     assert observe(tiny_artifact(tmp_path / "narrow.onnx"), pictures) == {}
 
@@ -121,3 +222,15 @@ def test_thin_forms_are_int8_graphs_for_the_cpu_and_name_all_pictures_that_they_
         assert record is not None
         assert (record.data.count, record.shared(pictures.content_hashes())) == (64, len(pictures))
     assert list(other_forms(whole, tmp_path / "forms")) == []  # without pictures there is nothing to fit to
+
+
+def test_each_share_of_the_convolutions_variance_is_a_form(
+    tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_forms, "CALIBRATED_ON", 64)
+    monkeypatch.setattr(cpu_forms, "CONVOLUTIONS_LOSE", {"thin": 0.0, "thin1": 0.001, "thin500": 0.5})
+    whole = deep_network(tmp_path)
+    (tmp_path / "forms").mkdir()
+    forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))
+    assert [form.path.name for form in forms] == ["deep.thin1.int8.cpu.onnx"]  # no layer for the first; nothing new in the last
+    assert error(whole, forms[0]) < 0.1

@@ -45,7 +45,7 @@ def command(
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
     Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well; FP32 graphs, where
-    --max-drop holds them to their answers, with wide layers as two thin ones in INT8. The choice is stored in the manifest of
+    --max-drop holds them to their answers, with wide layers and convolutions as two thin ones in INT8. The choice is stored in the manifest of
     the file that won, and Runtime follows it on machines with this CPU.
 
     \b

@@ -17,8 +17,9 @@ from alexnet_deploy.errors import CalibrationError, ModelError
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
-# Shares of the variance that thin layers may lose. What they keep of the answers: docs/decisions/0520-*.md.
-MOST_LOST = {"thin": 0.001, "thinner": 0.002, "thinnest": 0.005}
+# What thin layers may lose; thin5's convolutions 5 per mille. What they keep of the answers: docs/decisions/0520-*.md.
+CONNECTED_LOSE = 0.001
+CONVOLUTIONS_LOSE = {"thin": 0.0, "thin2": 0.002, "thin5": 0.005, "thin10": 0.01}
 FITTED_TO = 1024  # pictures, to find directions
 CALIBRATED_ON = 256
 log = logs.logger(__name__)
@@ -66,24 +67,25 @@ def _of_int8(model: Artifact) -> dict[str, Callable[[Path], Artifact]]:
 
 def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str, Callable[[Path], Artifact]]:
     from alexnet_deploy.quantization.calibration import calibrate
-    from alexnet_deploy.quantization.low_rank import observe, to_low_rank
+    from alexnet_deploy.quantization.low_rank import MostLost, observe, to_low_rank
     from alexnet_deploy.quantization.quantize import quantize
 
     fitted_to = pictures.sample(FITTED_TO)
-    directions = observe(model, fitted_to, progress)
-    seen = fitted_to.content_hashes() if directions else []
+    layers = observe(model, fitted_to, progress)
+    seen = fitted_to.content_hashes() if layers else []
 
-    def write(path: Path, most_lost: float) -> Artifact:
-        whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), directions, most_lost=most_lost)
+    def write(path: Path, most_lost: MostLost) -> Artifact:
+        whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), layers, most_lost)
         ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
         all_seen = replace(ranges, record=ranges.record.with_pictures(seen))
         return quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
 
     ways: dict[str, Callable[[Path], Artifact]] = {}
-    written: set[tuple[int, ...]] = set()
-    for name, most_lost in MOST_LOST.items():
-        ranks = tuple(found.rank(most_lost) for found in directions.values())
-        if directions and ranks not in written:  # several shares may come to the same ranks
+    written: set[tuple[int | None, ...]] = set()
+    for name, share in CONVOLUTIONS_LOSE.items():
+        most_lost = MostLost(CONNECTED_LOSE, share)
+        ranks = tuple(layer.rank(most_lost) for layer in layers.values())
+        if any(ranks) and ranks not in written:  # several shares may come to the same ranks
             written.add(ranks)
             ways[f"{name}.int8.cpu"] = partial(write, most_lost=most_lost)
     return ways
