@@ -16,19 +16,19 @@ _BUSY = (1, 2, 3, 6, 7, 8)  # user, nice, system, irq, softirq, and what the hyp
 class Neighbours:
     """Other processes, and other guests of the same machine, from the moment this is made.
 
-    Counted on the CPUs that this process may use.
+    Counted on the CPUs that this process may use. Children that it has waited for are not others.
     """
 
     def __init__(self) -> None:
         self._began = perf_counter()
-        self._theirs = _busy_seconds() - process_time()
+        self._theirs = _busy_seconds() - _own_seconds()
 
     def cpus(self) -> float | None:
         """How many CPUs they have kept busy, on average; None where the system does not tell (it is not Linux), or too early."""
         seconds = perf_counter() - self._began
         if not _STAT.exists() or seconds < LEAST_SECONDS:
             return None
-        return max(0.0, _busy_seconds() - process_time() - self._theirs) / seconds
+        return max(0.0, _busy_seconds() - _own_seconds() - self._theirs) / seconds
 
 
 def complaints(cpus: float | None, cores: int) -> tuple[str, ...]:
@@ -39,6 +39,11 @@ def complaints(cpus: float | None, cores: int) -> tuple[str, ...]:
         f"other processes kept {cpus:.1f} of {cores} CPUs busy during the timing: milliseconds, and which way is the fastest, "
         "may be their doing. Run it again when the machine is quiet",
     )
+
+
+def _own_seconds() -> float:
+    children = os.times()
+    return process_time() + children.children_user + children.children_system
 
 
 def _busy_seconds() -> float:

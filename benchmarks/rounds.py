@@ -2,23 +2,23 @@
 
 A round gives each of them its turn, in a new order: a rest, a call or two to warm up, then the timed ones. What is compared is
 the ratio within a round, and the median of these ratios; rounds in which other processes took much CPU time are left out.
+The system counts that time in hundredths of a second, so that short rounds stand or fall by the dozen.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.neighbours import Neighbours
+
 Call = Callable[[], object]
 REST_SECONDS = 0.06  # onnxruntime's threads spin for some 40 ms after a call, and would slow down whoever is next
 MOST_FOREIGN_CPUS = 0.15
-_TICKS = 100.0
 _RESAMPLES = 2000
 
 
@@ -67,13 +67,13 @@ def in_rounds(
 ) -> Rounds:
     """Times `calls` in turns for about `seconds`, at least five rounds. `before` runs in front of each call, and is not timed."""
     taken: list[list[list[float]]] = []
-    foreign: list[float] = []
+    foreign: list[float] = []  # a round each, as far as it is known
     order = np.random.default_rng(0)
     for call in calls.values():
         call()
+    neighbours = Neighbours()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken) < 5:
-        begun, all_before, mine_before = time.perf_counter(), _busy_seconds(), _own_seconds()
         this: dict[str, list[float]] = {}
         for name in order.permutation(list(calls)):
             time.sleep(rest)
@@ -82,8 +82,11 @@ def in_rounds(
                 calls[name]()
             this[name] = [_milliseconds(calls[name], before) for _ in range(timed)]
         taken.append([this[name] for name in calls])
-        others = (_busy_seconds() - all_before) - (_own_seconds() - mine_before)
-        foreign.append(others / (time.perf_counter() - begun))
+        if (others := neighbours.cpus()) is not None:
+            foreign += [others] * (len(taken) - len(foreign))
+            neighbours = Neighbours()
+    last = foreign[-1] if foreign else 0.0  # after the last stretch that the system can tell of
+    foreign += [last] * (len(taken) - len(foreign))
     values, load = np.array(taken), np.array(foreign)
     quiet = load < MOST_FOREIGN_CPUS
     if quiet.sum() < 5:
@@ -97,17 +100,3 @@ def _milliseconds(call: Call, before: Call) -> float:
     begun = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - begun)
-
-
-def _busy_seconds() -> float:
-    """CPU time of all processes, and what the hypervisor gave to others; 0 where the system does not tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _idle, _wait, irq, softirq, steal = (float(t) for t in stat.read_text().split(maxsplit=9)[1:9])
-    return (user + nice + system + irq + softirq + steal) / _TICKS
-
-
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from benchmarks import rounds
 from benchmarks.rounds import Rounds, in_rounds
 
 
@@ -17,6 +18,22 @@ def test_each_round_warms_and_times_everybody() -> None:
     kept = len(found.samples["a"])
     assert found.samples["b"].shape == (kept, 3)
     assert kept + found.left_out == 5
+
+
+def test_rounds_that_are_too_short_to_be_judged_alone_are_kept_or_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([None, None, 0.05, None, 1.5, None, None, 0.01])  # after each round; None: not yet known
+
+    class Watch:
+        def cpus(self) -> float | None:
+            found = next(told)
+            if found == 0.01:
+                monkeypatch.setattr(rounds.time, "perf_counter", lambda: float("inf"))  # the time is over
+            return found
+
+    monkeypatch.setattr(rounds, "Neighbours", Watch)
+    found = in_rounds({"a": lambda: None}, 60.0, rest=0)
+    assert (len(found.samples["a"]), found.left_out) == (6, 2)
+    assert found.foreign == pytest.approx((3 * 0.05 + 3 * 0.01) / 6)
 
 
 def test_a_ratio_is_that_within_a_round_whatever_the_machine_does_between_rounds() -> None:

@@ -16,13 +16,18 @@ SPIN = "import time; end = time.monotonic() + 0.6\nwhile time.monotonic() < end:
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell")
-def test_another_process_is_counted() -> None:
+def test_another_process_is_counted_until_it_turns_out_to_be_a_child_of_ours() -> None:
     watch, began = Neighbours(), time.perf_counter()
-    spent = float(subprocess.run([sys.executable, "-c", SPIN], capture_output=True, check=True).stdout)
-    found, seconds = watch.cpus(), time.perf_counter() - began
+    with subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        spent = float(process.stdout.read())
+        found, seconds = watch.cpus(), time.perf_counter() - began
     assert spent > 0.05
     assert found is not None
     assert found * seconds > 0.8 * spent - 0.05
+    waited_for, seconds = watch.cpus(), time.perf_counter() - began
+    assert waited_for is not None
+    assert waited_for * seconds < found * seconds - 0.8 * spent + 0.05
 
 
 def test_only_processors_that_may_be_used_count_and_only_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
