@@ -74,20 +74,19 @@ class Intake:
             )
         return False
 
-    def rows(self, batch: npt.NDArray[Any], are_pictures: bool, start: int = 0) -> npt.NDArray[Any]:
-        """A checked batch, or a part of one that begins at its row `start`, as the engine takes it.
+    def check(self, batch: npt.NDArray[Any], start: int = 0) -> None:
+        """Raises InputError where a number is NaN or infinite, and counts rows from `start`. Pictures have nothing to check."""
+        if batch.dtype is not _UINT8 and not all_finite(batch):
+            row = int(np.flatnonzero(~np.isfinite(batch).all(axis=tuple(range(1, batch.ndim))))[0])
+            raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
 
-        Rows of zeros fill it up to the engine's smallest batch. Raises InputError where a number is NaN or infinite.
-        """
+    def prepared(self, batch: npt.NDArray[Any], are_pictures: bool) -> npt.NDArray[Any]:
+        """A batch as the engine takes it; rows of zeros fill it up to the engine's smallest batch."""
+        rows = batch
         if are_pictures:
-            rows: npt.NDArray[Any] = prepare(batch, self.recipe)
+            rows = prepare(batch, self.recipe)
             if self._dtype != _UINT8:
                 rows = normalise(rows, self.recipe)
-        else:
-            rows = batch
-            if batch.dtype is not _UINT8 and not all_finite(rows):
-                row = int(np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))[0])
-                raise InputError(f"picture {start + row} of the batch holds NaN or infinity", expected="finite numbers")
         if rows.dtype != self._dtype or not rows.flags.c_contiguous:
             rows = np.ascontiguousarray(rows, self._dtype)
         missing = self._smallest - len(rows)

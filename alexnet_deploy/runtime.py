@@ -304,26 +304,32 @@ class Runtime:
         are_pictures = self._intake.are_pictures(batch)
         count = len(batch)
         if 0 < count <= self.batch.max:
-            rows = self._intake.rows(batch, are_pictures)
+            rows = self._intake.prepared(batch, are_pictures)
             with self._door, self._turn:
-                answer = (self._engine or self._wake()).run(rows)
+                answer = (self._engine or self._wake()).run_while(rows, partial(self._intake.check, batch))
             return self._checked(answer if len(answer) == count else answer[:count], count)
         # Of several chunks, the next is prepared while the engine is busy.
         chunks = parts(count, self.batch.max)
-        prepared = (self._intake.rows(batch[chunk], are_pictures, chunk.start) for chunk in chunks)
         with self._door, self._turn:
-            answers = (self._engine or self._wake()).run_each(prepared)
+            answers = (self._engine or self._wake()).run_each(self._prepared(batch, are_pictures, chunks))
             cut = [answer[: chunk.stop - chunk.start] for answer, chunk in zip(answers, chunks, strict=True)]
         return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *cut]), count)
 
+    def _prepared(self, batch: npt.NDArray[Any], are_pictures: bool, chunks: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
+        """A batch's chunks as the engine takes them; each is checked when the engine has it and asks for the next."""
+        for chunk in chunks:
+            yield self._intake.prepared(batch[chunk], are_pictures)
+            self._intake.check(batch[chunk], chunk.start)
+
     def _run_on_device(self, batch: object) -> npt.NDArray[np.float32]:
         """The answer to a batch on the GPU, brought to the host."""
-        from alexnet_deploy.trt.device_arrays import DeviceArray, is_on_device
+        from alexnet_deploy.trt.device_arrays import is_on_device
 
         if not is_on_device(batch):
             raise InputError(f"the batch is a {type(batch).__name__}", expected="a numpy array", fix="numpy.asarray(batch)")
-        answer = cast(DeviceArray, self.on_device(batch))
-        return self._checked(answer.to_host().astype(np.float32, copy=False), answer.shape[0])
+        with self._door, self._turn:
+            answer = (self._engine or self._wake()).run_from_device(batch)
+        return self._checked(answer, len(answer))
 
     def _checked(self, answer: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
         if answer.shape != (count, self._classes):
@@ -384,9 +390,10 @@ def _open(
 
 def softmax(logits: Logits) -> Probabilities:
     """float32 (N, classes) to probabilities; the largest is subtracted first, so that nothing overflows."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    exponentials /= exponentials.sum(axis=1, keepdims=True)
-    return cast(Probabilities, exponentials)
+    exponentials = logits - np.maximum.reduce(logits, axis=1, keepdims=True, initial=-np.inf)
+    np.exp(exponentials, out=exponentials)
+    exponentials /= np.add.reduce(exponentials, axis=1, keepdims=True)
+    return exponentials
 
 
 _alive: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -1,10 +1,12 @@
 """Engines on a GPU, measured against PyTorch, onnxruntime and a bare enqueue loop.
 
     python benchmarks/gpu.py --out benchmarks/results            # everything, 10 to 20 minutes on one GPU
+    python benchmarks/gpu.py --parts plans --precisions fp16     # a part of it: peers, plans or memory
     python benchmarks/gpu.py --quick --width 0.1 --size 64       # a minute: does it run at all?
 
 Needs a GPU, `pip install alexnet-deploy[train,build,rtx]` and a PyTorch with CUDA; onnxruntime-gpu is measured where it is
-installed. What does not work is written down with its error text and does not stop the rest. Weights are random (He), which
+installed. What does not work is written down with its error text and does not stop the rest; files are written after each
+part, the peers first, for a plan that crashes takes the process with it. Weights are random (He), which
 changes neither speed nor how far precisions differ from FP32 by much; accuracy on real data is the matter of `verify`.
 
 Every latency is the median of rounds in which all contestants take turns, so that a clock that changes meets all of them.
@@ -20,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from alexnet_deploy.gpu import driver_cuda_version, gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter, cuda
 from alexnet_deploy.trt.execution import Execution
@@ -40,6 +43,15 @@ from alexnet_deploy.types import BatchRange, Flavour, Precision
 
 Timed = Callable[[], object]
 BARE_GRAPH = "bare graph, no copies"
+PARTS = ("peers", "plans", "memory")
+# What a Runtime adds: a contestant, and the bare one that does the same work.
+LIKE_FOR_LIKE = {
+    "Runtime.predict, float32": "bare loop, ordinary memory",
+    "Runtime.logits, float32": "bare loop, ordinary memory",
+    "Runtime.logits, pinned float32": "bare loop, pinned copies",
+    "Runtime.on_device, a PyTorch tensor": "bare loop, no copies",
+    "Runtime.on_device, a CuPy array": "bare loop, no copies",
+}
 
 # Peaks from NVIDIA's data sheets, dense: bytes a second of memory, and operations a second by precision.
 PEAKS = {
@@ -56,8 +68,10 @@ class Findings:
     """What came out; written as JSON and as Markdown.
 
     Attributes:
-        loads: for each plan that was tried, whether it loads, and how far its answers are from PyTorch's.
+        probes: for each plan that was tried, what TensorRT itself says of it, step by step.
+        loads: for each plan that loads, in which time, and how far its answers are from PyTorch's.
         latency: rows of contestant, precision, batch, milliseconds.
+        added: what Runtime adds to a bare enqueue loop that does the same, in microseconds and per cent.
         roofline: share of what the hardware could do.
         memory: GPU memory over many open and close cycles.
         failures: error texts, by what was tried.
@@ -67,8 +81,10 @@ class Findings:
     gpu: str
     driver_cuda: str
     settings: dict[str, Any]
+    probes: list[dict[str, Any]] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
     latency: list[dict[str, Any]] = field(default_factory=list)
+    added: list[dict[str, Any]] = field(default_factory=list)
     roofline: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -97,32 +113,52 @@ def main(arguments: list[str] | None = None) -> Findings:
         folder = Path(scratch)
         model, onnx = make_model(folder, recipe, options)
         pictures = PictureSet.open("demo:test").sample(options.pictures)
-        plans: dict[str, Artifact] = {}
-        for precision in options.precisions:
-            for capability in ("", "current"):
-                what = f"{precision} plan, {capability or 'default'} target"
-                with found.noting(what):
-                    plan = make_plan(onnx, folder, precision, capability, options)
-                    found.loads.append(agreement(plan, what, model, pictures))
-                    plans.setdefault(str(precision), plan)
-        for precision, plan in plans.items():
+        if "peers" in options.parts:
             for batch in options.batches:
-                with found.noting(f"latency of {precision} at batch {batch}"):
-                    found.latency += latency_of_plan(plan, batch, options.seconds)
-        for batch in options.batches:
-            found.latency += latency_of_peers(found, model, onnx, batch, options)
-        found.roofline = roofline(found, onnx, plans)
-        for precision in ("fp16", "fp32"):
-            if precision in plans and not found.memory:
-                with found.noting("memory"):
-                    found.memory = memory_over_cycles(plans[precision], options.cycles)
-    write(found, options.out)
+                found.latency += latency_of_peers(found, model, onnx, batch, options)
+            write(found, options.out)
+        for precision in options.precisions:
+            if plan := plan_that_loads(found, onnx, folder, precision, model, pictures, options):
+                measure(found, plan, onnx, options)
+            write(found, options.out)
+    print(markdown(found))
     return found
+
+
+def plan_that_loads(
+    found: Findings, onnx: Artifact, folder: Path, precision: Precision, model: Any, pictures: PictureSet, options: Any
+) -> Artifact | None:
+    """Builds a plan for the default targets and one for this GPU, and tries both. The first that loads."""
+    loading: list[Artifact] = []
+    for capability in ("", "current"):
+        what = f"{precision} plan, {capability or 'default'} target"
+        with found.noting(what):
+            plan = make_plan(onnx, folder, precision, capability, options)
+            found.probes.append({"plan": what, **probe(plan)})
+            write(found, options.out)  # what follows may crash the process
+            found.loads.append(agreement(plan, what, model, pictures))
+            loading.append(plan)
+    return loading[0] if loading else None
+
+
+def measure(found: Findings, plan: Artifact, onnx: Artifact, options: argparse.Namespace) -> None:
+    """Latency, what Runtime adds to it, its share of the roofline; and once the memory."""
+    precision = plan.manifest.precision
+    if "plans" in options.parts:
+        for batch in options.batches:
+            with found.noting(f"latency of {precision} at batch {batch}"):
+                found.latency += latency_of_plan(plan, batch, options.seconds)
+        found.added = added(found.latency)
+        found.roofline = roofline(found, onnx)
+    if "memory" in options.parts and not found.memory:
+        with found.noting("memory"):
+            found.memory = memory_over_cycles(plan, options.cycles)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for gpu-*.json and gpu-*.md")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32, 128])
     parser.add_argument("--precisions", type=lambda text: [Precision(p) for p in text.split(",")], default=list(PRECISIONS))
     parser.add_argument("--seconds", type=float, default=2.0, help="for each contestant at each batch size")
@@ -188,9 +224,25 @@ def agreement(plan: Artifact, what: str, model: Any, pictures: PictureSet) -> di
     }
 
 
+def probe(plan: Artifact) -> dict[str, Any]:
+    """What TensorRT says at each step of loading a plan, also where an earlier one has refused it."""
+    bindings, _ = bindings_of(plan)
+    cuda.make_current()
+    with bindings.log.collect() as messages:
+        said: dict[str, Any] = {"header": ", ".join(bindings.invalidity(plan.path.read_bytes())) or "fits"}
+        engine = bindings.engine(plan.path.read_bytes())
+        context = bindings.context(engine) if engine is not None else None
+        said |= {"engine": engine is not None, "context": context is not None}
+        if context is not None:
+            with cuda.Stream() as stream:
+                said["capturable"] = bindings.capturable(context.raw, stream.handle)
+            context.close()
+    return {**said, "log": " | ".join(dict.fromkeys(messages))}
+
+
 def layers_of(plan: Artifact) -> list[str]:
     """What TensorRT's inspector says of the loaded engine's layers."""
-    bindings, engine = engine_of(plan)
+    bindings, engine = bindings_of(plan, load=True)
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(bindings.trt.LayerInformationFormat.JSON)
     return [layer if isinstance(layer, str) else layer.get("Name", "") for layer in json.loads(text).get("Layers", [])]
@@ -203,8 +255,12 @@ def latency_of_plan(plan: Artifact, batch: int, seconds: float) -> list[dict[str
     pixels = np.random.default_rng(0).integers(0, 256, (batch, recipe.height, recipe.width, 3), np.uint8)
     with ExitStack() as held:
         runtime = held.enter_context(Runtime(plan.path, device="cuda"))
+        pinned = held.enter_context(cuda.PinnedBuffer(floats.nbytes)).array("float32", floats.shape)
+        pinned[...] = floats
         contestants: dict[str, Timed] = {
+            "Runtime.predict, float32": lambda: runtime.predict(floats),
             "Runtime.logits, float32": lambda: runtime.logits(floats),
+            "Runtime.logits, pinned float32": lambda: runtime.logits(pinned),
             "Runtime.logits, uint8 pictures": lambda: runtime.logits(pixels),
             "Runtime.logits, no CUDA graphs": without_graphs(held, plan, floats),
             **on_device(runtime, floats),
@@ -217,36 +273,62 @@ def latency_of_plan(plan: Artifact, batch: int, seconds: float) -> list[dict[str
     ]
 
 
+def added(latency: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What Runtime adds to the bare loop that does the same work."""
+    ms = {(row["contestant"], row["precision"], row["batch"]): row["ms"] for row in latency}
+    rows = []
+    for (contestant, precision, batch), taken in ms.items():
+        bare = LIKE_FOR_LIKE.get(contestant)
+        if bare is not None and (least := ms.get((bare, precision, batch))):
+            more = taken - least
+            rows.append(
+                {"contestant": contestant, "beside": bare, "precision": precision, "batch": batch}
+                | {"added_us": round(1000 * more, 1), "added_percent": round(100 * more / least, 1)}
+            )
+    return rows
+
+
 def without_graphs(held: ExitStack, plan: Artifact, floats: Any) -> Timed:
-    bindings, engine = engine_of(plan)
-    context, _ = bindings.context(engine)
+    bindings, engine = bindings_of(plan, load=True)
     manifest = plan.manifest
-    execution = Execution(bindings, context, manifest.input, manifest.output, manifest.batch, graphs=False)
+    execution = Execution(bindings, context_of(bindings, engine), manifest.input, manifest.output, manifest.batch, graphs=False)
     held.callback(execution.close)
     return lambda: execution.run(floats)
 
 
 def on_device(runtime: Runtime, floats: Any) -> dict[str, Timed]:
-    """A batch that PyTorch has put on the GPU; {} where PyTorch has no CUDA."""
-    import torch
+    """A batch that PyTorch or CuPy has put on the GPU; without those that are not here."""
+    contestants: dict[str, Timed] = {}
+    with suppress(ImportError):
+        import torch
 
-    if not torch.cuda.is_available():
-        return {}
-    batch = torch.from_numpy(floats).cuda()
-    out = torch.empty(len(floats), runtime.manifest.classes or 1, device="cuda")
-    return {"Runtime.on_device, a PyTorch tensor": lambda: runtime.on_device(batch, out)}
+        if torch.cuda.is_available():
+            batch = torch.from_numpy(floats).cuda()
+            out = torch.empty(len(floats), runtime.manifest.classes or 1, device="cuda")
+            contestants["Runtime.on_device, a PyTorch tensor"] = lambda: runtime.on_device(batch, out)
+            contestants["Runtime.logits, a PyTorch tensor"] = lambda: runtime.logits(batch)
+    with suppress(ImportError):
+        import cupy
+
+        if cupy.cuda.is_available():
+            array, answer = cupy.asarray(floats), cupy.empty((len(floats), runtime.manifest.classes or 1), cupy.float32)
+            contestants["Runtime.on_device, a CuPy array"] = lambda: runtime.on_device(array, answer)
+    return contestants
 
 
 def bare_loop(held: ExitStack, plan: Artifact, floats: Any) -> dict[str, Timed]:
-    """The least that an enqueue loop can do, between pinned memory and the GPU, or on the GPU alone."""
-    bindings, engine = engine_of(plan)
-    context, _ = bindings.context(engine)
+    """The least that an enqueue loop can do, from ordinary or pinned memory to the GPU and back, or on the GPU alone."""
+    bindings, engine = bindings_of(plan, load=True)
+    owner = context_of(bindings, engine)
+    held.callback(owner.close)
+    context = owner.raw
     given, taken = plan.manifest.input, plan.manifest.output
     size, answer = floats.nbytes, 4 * len(floats) * int(taken.shape[1] or 1)
     stream = held.enter_context(cuda.Stream())
     host_in, host_out = held.enter_context(cuda.PinnedBuffer(size)), held.enter_context(cuda.PinnedBuffer(answer))
     device_in, device_out = held.enter_context(cuda.DeviceBuffer(size)), held.enter_context(cuda.DeviceBuffer(answer))
-    host_in.array("float32", floats.shape)[...] = floats
+    pinned, answers = host_in.array("float32", floats.shape), host_out.array("float32", (len(floats), int(taken.shape[1] or 1)))
+    pinned[...] = floats
     context.set_input_shape(given.name, floats.shape)
     context.set_tensor_address(given.name, device_in.address)
     context.set_tensor_address(taken.name, device_out.address)
@@ -267,23 +349,42 @@ def bare_loop(held: ExitStack, plan: Artifact, floats: Any) -> dict[str, Timed]:
 
         return run
 
+    def from_ordinary_memory(run: Timed) -> Timed:
+        def work() -> Any:
+            pinned[...] = floats
+            run()
+            return answers.copy()
+
+        return work
+
     def graph_of(work: Callable[[], None]) -> Timed:
         graph = held.enter_context(cuda.Graph(stream, work))
         return waited(lambda: graph.launch(stream))
 
     waited(with_copies)()  # a graph is captured after a plain run
+    by_graph = graph_of(with_copies)
     return {
         "bare loop, no copies": waited(enqueue),
         "bare loop, pinned copies": waited(with_copies),
+        "bare loop, ordinary memory": from_ordinary_memory(waited(with_copies)),
         BARE_GRAPH: graph_of(enqueue),
-        "bare graph, pinned copies": graph_of(with_copies),
+        "bare graph, pinned copies": by_graph,
+        "bare graph, ordinary memory": from_ordinary_memory(by_graph),
     }
 
 
-def engine_of(plan: Artifact) -> tuple[adapter.TensorRt, Any]:
+def bindings_of(plan: Artifact, *, load: bool = False) -> tuple[adapter.TensorRt, Any]:
+    """The TensorRT of a plan, and the loaded engine if that is wanted."""
     assert plan.manifest.plan is not None
     bindings = adapter.load(plan.manifest.plan.flavour)
-    return bindings, bindings.engine(plan.path.read_bytes())
+    return bindings, bindings.engine(plan.path.read_bytes()) if load else None
+
+
+def context_of(bindings: adapter.TensorRt, engine: Any) -> adapter.Context:
+    context = bindings.context(engine)
+    if context is None:
+        raise RuntimeError("TensorRT made no execution context")
+    return context
 
 
 def latency_of_peers(
@@ -297,13 +398,18 @@ def latency_of_peers(
         ("PyTorch eager", "fp16", lambda: torch_call(model, floats, "float16", compiled=False)),
         ("torch.compile (max-autotune)", "fp16", lambda: torch_call(model, floats, "float16", compiled=True)),
         ("onnxruntime CUDA", "fp32", lambda: onnxruntime_call(onnx.path, floats)),
-        ("onnxruntime CUDA", "fp16", lambda: onnxruntime_call(onnx.path.parent / "default" / "alexnet.fp16.onnx", floats)),
+        ("onnxruntime CUDA", "fp16", lambda: onnxruntime_call(fp16_of(onnx).path, floats)),
     ]
     for name, precision, make in makers:
         with found.noting(f"{name} {precision} at batch {batch}"):
             ms = interleaved({name: make()}, options.seconds)[name]
             rows.append({"contestant": name, "precision": precision, "batch": batch, "ms": round(ms, 4)})
     return rows
+
+
+def fp16_of(onnx: Artifact) -> Artifact:
+    path = onnx.path.with_name("peer.fp16.onnx")
+    return Artifact.open(path) if path.is_file() else quantize(onnx, path, Precision.FP16)
 
 
 def torch_call(model: Any, floats: Any, dtype: str, *, compiled: bool) -> Timed:
@@ -346,7 +452,7 @@ def interleaved(contestants: dict[str, Timed], seconds: float) -> dict[str, floa
     return {name: 1000 * statistics.median(each) for name, each in times.items()}
 
 
-def roofline(found: Findings, onnx: Artifact, plans: dict[str, Artifact]) -> list[dict[str, Any]]:
+def roofline(found: Findings, onnx: Artifact) -> list[dict[str, Any]]:
     """Batch 1 reads every weight once; the largest batch is limited by arithmetic."""
     from alexnet_deploy.onnx_graph import load_graph
     from alexnet_deploy.onnx_graph.statistics import statistics as statistics_of
@@ -392,7 +498,6 @@ def write(found: Findings, folder: Path) -> None:
     stem = "gpu-" + "".join(c if c.isalnum() else "-" for c in (found.gpu.split(" (")[0] or "none").lower())
     (folder / f"{stem}.json").write_text(json.dumps(asdict(found), indent=2, default=str) + "\n")
     (folder / f"{stem}.md").write_text(markdown(found))
-    print(markdown(found))
 
 
 def markdown(found: Findings) -> str:
@@ -404,12 +509,18 @@ def markdown(found: Findings) -> str:
         f"{packages}.",
         "Reproduce: `python benchmarks/gpu.py`. Random weights; medians of interleaved rounds; host memory unless said.",
         "",
+        "## What TensorRT says of a plan, step by step",
+        "",
+        *_table(found.probes, ["plan", "header", "engine", "context", "capturable", "log"]),
         "## Does a plan load, and does it agree with PyTorch FP32",
         "",
         *_table(found.loads, ["plan", "load_seconds", "size_bytes", "top1_agreement", "max_error"]),
         "## Latency, milliseconds",
         "",
         *_table(found.latency, ["contestant", "precision", "batch", "ms"]),
+        "## What Runtime adds to a bare loop of the same work",
+        "",
+        *_table(found.added, ["contestant", "beside", "precision", "batch", "added_us", "added_percent"]),
         "## Share of the roofline",
         "",
         *_table(found.roofline, ["precision", "batch", "ms", "bound_ms", "share"]),

@@ -4,6 +4,10 @@ FakeCuda takes the place of `cuda.bindings.runtime`, function by function. It is
 queued on a stream runs as late as synchronisation allows, as early as possible, or in any legal order between (`schedule`),
 so that code which forgets to wait gives wrong answers; copies are checked against what is allocated; and what is not freed
 is known. FakeTensorRt takes the place of the module `tensorrt` or `tensorrt_rtx`, as far as loading and running a plan goes.
+
+Where the real thing would be undefined, refuse, or crash the process, the fake refuses or writes it down in `FakeCuda.wrongs`,
+which every look at `FakeCuda.held` turns into an error: an object used when what it stands on is gone, one context in two
+threads at once, an address that is not aligned, a capture right after set_input_shape, another GPU being the current one.
 """
 
 # ruff: noqa: N815  (the names are CUDA's own)
@@ -11,10 +15,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import random
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +46,8 @@ class Error(IntEnum):
     cudaErrorInitializationError = 3
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
+    cudaErrorInvalidResourceHandle = 400
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
@@ -53,13 +62,16 @@ class CudaFault(Exception):
 
 
 Operation = Callable[[], None]
+ALIGNMENT = 256  # of what cudaMalloc gives, and of what TensorRT takes
 
 
 class FakeStream:
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, device: int) -> None:
         self.handle = handle
+        self.device = device
         self.queue: deque[Operation] = deque()
         self.captured: list[Operation] | None = None
+        self.spoiled = False  # something was captured that cannot be
 
     def __int__(self) -> int:
         return self.handle
@@ -73,25 +85,41 @@ class FakeEvent:
         self.mark = [True]
 
 
+class FakeGraph:
+    """One that can be launched."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        self.operations = list(operations)
+
+
 class FakeCuda:
     """The functions of `cuda.bindings.runtime` that `alexnet_deploy.trt.cuda` calls; each returns (error, *values).
 
     Args:
         schedule: "late" runs queued work only when it is waited for, "early" at once, "random" somewhere between.
+        devices: how many GPUs there are. A thread is on none until it calls CUDA, which then puts it on the first.
+
+    Attributes:
+        wrongs: what would have been undefined on a real GPU.
     """
 
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
 
-    def __init__(self, schedule: str = "late", seed: int = 0) -> None:
+    def __init__(self, schedule: str = "late", seed: int = 0, devices: int = 1) -> None:
         self.lock = threading.RLock()
         self.schedule = schedule
         self.random = random.Random(seed)
-        self.memory: dict[int, tuple[Any, int, str]] = {}
+        self.devices = devices
+        self.thread = threading.local()
+        self.process = os.getpid()
+        self.wrongs: list[str] = []
+        self.memory: dict[int, tuple[Any, int, str, int]] = {}
         self.streams: dict[int, FakeStream] = {}
         self.events: set[FakeEvent] = set()
         self.graphs = 0
-        self.handles = itertools.count(1)
+        self.executables: list[FakeGraph] = []
+        self.handles = itertools.count(3)
         self.calls: list[str] = []
         self.faults: dict[str, Error] = {}
         self.poisoned: Error | None = None
@@ -114,6 +142,9 @@ class FakeCuda:
                 raise CudaFault(self.faults[name])
             if self.poisoned and name != "cudaGetErrorString":
                 raise CudaFault(self.poisoned)
+            if os.getpid() != self.process:
+                raise CudaFault(Error.cudaErrorInitializationError)
+            self.thread.device = self.current or 0
             self._advance()
             values = function(*arguments)
         except CudaFault as fault:
@@ -122,8 +153,22 @@ class FakeCuda:
 
     @property
     def held(self) -> int:
-        """Everything that was made and not freed: buffers, streams, events and graphs."""
+        """Everything that was made and not freed: buffers, streams, events and graphs. Raises where something was wrong."""
+        assert not self.wrongs, self.wrongs
         return len(self.memory) + len(self.streams) + len(self.events) + self.graphs
+
+    @property
+    def current(self) -> int | None:
+        """The GPU that the calling thread is on; None for a thread that has not called CUDA."""
+        return getattr(self.thread, "device", None)
+
+    def cudaSetDevice(self, device: int) -> None:
+        if not 0 <= device < self.devices:
+            raise CudaFault(Error.cudaErrorInvalidDevice)
+        self.thread.device = device
+
+    def cudaGetDevice(self) -> int:
+        return self.current or 0
 
     # Memory
 
@@ -136,34 +181,49 @@ class FakeCuda:
         return self._allocate(size, "pinned")
 
     def cudaFree(self, address: int) -> None:
+        self._refuse_while_capturing()
         self._free(address, "device")
 
     def cudaFreeHost(self, address: int) -> None:
+        self._refuse_while_capturing()
         self._free(address, "pinned")
 
     def cudaMemGetInfo(self) -> tuple[int, int]:
-        used = sum(size for _, size, kind in self.memory.values() if kind == "device")
+        used = sum(size for _, size, kind, _ in self.memory.values() if kind == "device")
         return (80 << 30) - used, 80 << 30
 
     def cudaPointerGetAttributes(self, address: int) -> Any:
-        kinds = [kind for start, (_, size, kind) in self.memory.items() if start <= address < start + size]
-        return SimpleNamespace(type={"pinned": 1, "device": 2}[kinds[0]] if kinds else 0)
+        return self._attributes(address)
+
+    def _attributes(self, address: int) -> Any:
+        for start, (_, size, kind, device) in self.memory.items():
+            if start <= address < start + size:
+                return SimpleNamespace(type={"pinned": 1, "device": 2}[kind], device=device)
+        return SimpleNamespace(type=0, device=-2)  # ordinary memory is no error
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: FakeStream) -> None:
-        self.queue(stream, lambda: self._copy(target, source, size))
+        if self._attributes(target).type or stream.captured is not None:
+            self.queue(stream, lambda: self._copy(target, source, size))
+            return
+        # To ordinary memory, which CUDA copies to before it returns; that it is as large as they say nobody can know.
+        self._run(stream)
+        assert self.inside(source, size), "copied from memory that is not the GPU's"
+        ctypes.memmove(target, source, size)
 
     # Streams and events
 
     def cudaStreamCreateWithFlags(self, flags: int) -> FakeStream:
-        stream = FakeStream(next(self.handles))
+        stream = FakeStream(next(self.handles), self.current or 0)
         self.streams[stream.handle] = stream
         return stream
 
     def cudaStreamDestroy(self, stream: FakeStream) -> None:
+        self._refuse_dead(stream)
         self._run(stream)
         del self.streams[stream.handle]
 
     def cudaStreamSynchronize(self, stream: FakeStream) -> None:
+        self._refuse_dead(stream)
         if stream.captured is not None:
             raise CudaFault(Error.cudaErrorStreamCaptureUnsupported)
         self._run(stream)
@@ -182,6 +242,9 @@ class FakeCuda:
         self.events.remove(event)
 
     def cudaEventRecord(self, event: FakeEvent, stream: FakeStream | int) -> None:
+        if int(stream) in (1, 2):  # the default streams have these numbers and are never made: nobody queues anything there
+            event.stream, event.mark = None, [True]
+            return
         stream = self.streams[int(stream)]
         mark = [False]
         event.stream, event.mark = stream, mark
@@ -198,27 +261,34 @@ class FakeCuda:
     # Graphs
 
     def cudaStreamBeginCapture(self, stream: FakeStream, mode: int) -> None:
-        stream.captured = []
+        self._refuse_dead(stream)
+        if stream.captured is not None:
+            raise CudaFault(Error.cudaErrorInvalidValue)
+        stream.captured, stream.spoiled = [], False
 
     def cudaStreamEndCapture(self, stream: FakeStream) -> list[Operation]:
         operations, stream.captured = stream.captured, None
-        if operations is None:
+        if operations is None or stream.spoiled:
             raise CudaFault(Error.cudaErrorStreamCaptureInvalidated)
         self.graphs += 1
         return operations
 
-    def cudaGraphInstantiate(self, graph: list[Operation], flags: int) -> list[Operation]:
+    def cudaGraphInstantiate(self, graph: list[Operation], flags: int) -> FakeGraph:
         self.graphs += 1
-        return list(graph)
+        executable = FakeGraph(graph)
+        self.executables.append(executable)
+        return executable
 
     def cudaGraphDestroy(self, graph: list[Operation]) -> None:
         self.graphs -= 1
 
-    def cudaGraphExecDestroy(self, executable: list[Operation]) -> None:
+    def cudaGraphExecDestroy(self, executable: FakeGraph) -> None:
+        self.executables.remove(executable)
         self.graphs -= 1
 
-    def cudaGraphLaunch(self, executable: list[Operation], stream: FakeStream) -> None:
-        for operation in executable:
+    def cudaGraphLaunch(self, executable: FakeGraph, stream: FakeStream) -> None:
+        assert executable in self.executables, "launched a graph that is destroyed"
+        for operation in executable.operations:
             self.queue(stream, operation)
 
     def cudaGetErrorString(self, error: Error) -> bytes:
@@ -250,20 +320,25 @@ class FakeCuda:
         if self.poisoned:
             raise CudaFault(self.poisoned)
 
+    def _refuse_dead(self, stream: FakeStream) -> None:
+        if stream.handle not in self.streams:
+            raise CudaFault(Error.cudaErrorInvalidResourceHandle)
+
     def _refuse_while_capturing(self) -> None:
         if any(stream.captured is not None for stream in self.streams.values()):
             raise CudaFault(Error.cudaErrorStreamCaptureUnsupported)
 
     def _allocate(self, size: int, kind: str) -> int:
-        buffer = (ctypes.c_ubyte * size)()
-        ctypes.memset(buffer, 0xFF, size)  # NaN for whoever reads what was not written
-        self.memory[ctypes.addressof(buffer)] = (buffer, size, kind)
-        return ctypes.addressof(buffer)
+        buffer = (ctypes.c_ubyte * (size + ALIGNMENT))()
+        ctypes.memset(buffer, 0xFF, len(buffer))  # NaN for whoever reads what was not written
+        address = ctypes.addressof(buffer) + -ctypes.addressof(buffer) % ALIGNMENT
+        self.memory[address] = (buffer, size, kind, self.current or 0)
+        return address
 
     def _free(self, address: int, kind: str) -> None:
         for stream in list(self.streams.values()):  # freeing waits for the GPU
             self._run(stream)
-        if self.memory.get(address, (None, 0, ""))[2] != kind:
+        if self.memory.get(address, (None, 0, "", 0))[2] != kind:
             raise CudaFault(Error.cudaErrorInvalidValue)
         del self.memory[address]
 
@@ -275,7 +350,7 @@ class FakeCuda:
 
     def inside(self, address: int, size: int) -> bool:
         """Whether a range lies in one allocation, on the GPU or pinned; copies from other memory would not be asynchronous."""
-        return any(start <= address and address + size <= start + length for start, (_, length, _) in self.memory.items())
+        return any(start <= address and address + size <= start + length for start, (_, length, _, _) in self.memory.items())
 
 
 class FakeEngine:
@@ -288,6 +363,7 @@ class FakeEngine:
         self, fake: FakeCuda, input: TensorSpec, output: TensorSpec, batch: BatchRange, *, capturable: bool = True
     ) -> None:
         self.fake, self.input, self.output, self.batch, self.capturable = fake, input, output, batch, capturable
+        self.compiled: list[int] = []
         size = int(np.prod([n or 1 for n in input.shape[1:]]))
         generator = np.random.default_rng(7)
         self.weights = generator.standard_normal((size, int(output.shape[1] or 1))).astype(np.float32)
@@ -318,58 +394,114 @@ class FakeEngine:
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda form: '{"Layers": ["matrix product"]}')
 
-    def create_runtime_config(self) -> Any:
-        return SimpleNamespace(create_runtime_cache=FakeKernels, set_runtime_cache=lambda cache: True)
+    def create_runtime_config(self) -> FakeConfig:
+        return FakeConfig(self)
 
-    def create_execution_context(self, config: Any = None) -> FakeContext | None:
-        return None if self.refuse == "context" else FakeContext(self)
+    def create_execution_context(self, config: FakeConfig | None = None) -> FakeContext | None:
+        return None if self.refuse == "context" else FakeContext(self, config)
+
+
+class FakeConfig:
+    """A runtime configuration of TensorRT for RTX."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.dynamic_shapes_kernel_specialization_strategy = 0
+        self.cache: weakref.ref[FakeKernels] | None = None
+
+    def create_runtime_cache(self) -> FakeKernels:
+        return FakeKernels(self.engine)
+
+    def set_runtime_cache(self, cache: FakeKernels) -> bool:
+        self.cache = weakref.ref(cache)
+        return True
 
 
 class FakeKernels:
     """The runtime cache of TensorRT for RTX: grows with each batch size that is compiled."""
 
-    content = b"kernels of this version"
+    BEGINNING = b"kernels of this version"
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.sizes: set[int] = set()
 
     def deserialize(self, blob: bytes) -> bool:
-        return blob.startswith(b"kernels of this version")
+        assert self.engine.fake.current is not None, "TensorRT for RTX compares a cache with the thread's CUDA context"
+        if not blob.startswith(self.BEGINNING):
+            return False
+        self.sizes |= set(blob[len(self.BEGINNING) :])
+        return True
 
-    def serialize(self) -> bytes:
-        return self.content
+    def serialize(self) -> bytes | None:
+        return None if self.engine.refuse == "cache" else self.BEGINNING + bytes(sorted(self.sizes))
 
 
 class FakeContext:
     """An execution context: remembers shape and addresses, and queues the computation on a stream."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, config: FakeConfig | None) -> None:
         self.engine = engine
         self.shape: tuple[int, ...] = ()
         self.addresses: dict[str, int] = {}
-        self.warm: set[tuple[int, ...]] = set()
+        self.changed = True  # since its shape was set, it has not run
+        # A real context keeps its engine alive, and nothing else.
+        self.stands_on = [weakref.ref(config), config.cache] if config is not None and config.cache is not None else []
+        self.turn = threading.Lock()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        if not self.turn.acquire(blocking=False):
+            self.engine.fake.wrongs.append("a context is used by two threads at once")
+            yield
+            return
+        if any(reference() is None for reference in self.stands_on):
+            self.engine.fake.wrongs.append("a context is used after its configuration or its cache of kernels is gone")
+        try:
+            yield
+        finally:
+            self.turn.release()
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = tuple(shape)
-        return self.engine.batch.min <= shape[0] <= self.engine.batch.max
+        with self.used():
+            self.shape, self.changed = tuple(shape), True
+            return self.engine.batch.min <= shape[0] <= self.engine.batch.max
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
+        with self.used():
+            self.addresses[name] = address
+            return address % ALIGNMENT == 0
 
     def is_stream_capturable(self, stream: int) -> bool:
         return self.engine.capturable
 
     def execute_async_v3(self, handle: int) -> bool:
-        if self.engine.refuse == "run":
-            return False
-        fake = self.engine.fake
-        stream = fake.streams[handle]
-        if stream.captured is not None and self.shape not in self.warm:
-            stream.captured = None  # the first run of a shape allocates, which spoils a capture
+        with self.used():
+            fake = self.engine.fake
+            if self.engine.refuse == "run" or fake.current is None or fake.current != fake.streams[handle].device:
+                return False
+            stream = fake.streams[handle]
+            if stream.captured is not None and self.changed:
+                stream.spoiled = True  # the first run after a shape is set allocates
+                return self.engine.refuse != "capture"
+            self.changed = False
+            rows, source = self.shape[0], self.addresses[self.engine.input.name]
+            if rows not in self.engine.compiled:
+                self.engine.compiled.append(rows)
+            for cache in self.stands_on[1:]:
+                if (kernels := cache()) is not None:
+                    kernels.sizes.add(rows)
+            target = self.addresses[self.engine.output.name]
+            alive = weakref.ref(self)  # what is queued or captured does not keep a context alive
+
+            def compute() -> None:
+                if (context := alive()) is not None:
+                    context._compute(rows, source, target)
+                else:
+                    fake.wrongs.append("a context is destroyed before its work is done")
+
+            fake.queue(stream, compute)
             return True
-        self.warm.add(self.shape)
-        rows, source = self.shape[0], self.addresses[self.engine.input.name]
-        target = self.addresses[self.engine.output.name]
-        fake.queue(stream, lambda: self._compute(rows, source, target))
-        return True
 
     def _compute(self, rows: int, source: int, target: int) -> None:
         fake, engine = self.engine.fake, self.engine
@@ -397,6 +529,16 @@ class FakeTensorRt:
     class EngineInvalidityDiagnostics(IntEnum):
         VERSION_MISMATCH = 1
         UNSUPPORTED_CC = 2
+        OLD_CUDA_DRIVER = 4
+        INSUFFICIENT_GPU_MEMORY = 16
+        MALFORMED_ENGINE = 32
+
+    class ComputeCapability(IntEnum):
+        CURRENT = 1
+        SM80 = 80
+        SM86 = 86
+        SM89 = 89
+        SM120 = 120
 
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
 
@@ -413,6 +555,7 @@ class FakeTensorRt:
                 return (module.EngineValidity.INVALID if invalid else module.EngineValidity.VALID, invalid)
 
             def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+                assert engine is None or engine.fake.current is not None, "CUDA has not been started"
                 if engine is None or plan not in (None, content):
                     self.logger.log(SimpleNamespace(name="ERROR"), "the magic number is wrong")
                     return None
@@ -435,7 +578,7 @@ def install(
     """Makes this process believe in the fake GPU, CUDA and TensorRT until the test ends."""
     bindings = TensorRt(flavour, FakeTensorRt(version, engine, invalid, plan))  # type: ignore[arg-type]
     monkeypatch.setattr(cuda, "_api", lambda: fake)
-    monkeypatch.setattr(cuda, "gpus", lambda: (gpu,))
-    monkeypatch.setattr(loading, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(cuda, "gpus", lambda: (gpu,) * fake.devices)
+    monkeypatch.setattr(loading, "gpus", lambda: (gpu,) * fake.devices)
     monkeypatch.setattr(adapter, "load", lambda wanted: bindings)
     return bindings

@@ -34,6 +34,7 @@ from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.manifest import Lineage, Manifest, PlanRecord, Preprocess
 from alexnet_deploy.trt import cuda
 from alexnet_deploy.trt import execution as room
+from alexnet_deploy.trt.adapter import Context, TensorRt
 from alexnet_deploy.trt.device_arrays import DeviceArray
 from alexnet_deploy.trt.execution import Execution, buckets
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
@@ -85,6 +86,12 @@ def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "GRAPH_BYTES", 0)
 
 
+def made(bindings: TensorRt, engine: FakeEngine) -> Context:
+    context = bindings.context(engine)
+    assert context is not None
+    return context
+
+
 def pictures(count: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
@@ -132,7 +139,7 @@ def test_any_order_in_which_the_gpu_may_work_gives_the_same_answers(
         bindings = install(patch, fake, engine)
         patch.setattr(room, "GRAPH_BYTES", limit)
         patch.setattr(room, "PIECE_BYTES", 1000)  # cuts in the middle of a picture
-        execution = Execution(bindings, engine.create_execution_context(), INPUT, OUTPUT, BATCH)
+        execution = Execution(bindings, made(bindings, engine), INPUT, OUTPUT, BATCH)
         batches = [pictures(n, seed + i) for i, n in enumerate(sizes)]
         one_by_one = [execution.run(batch) for batch in batches]
         in_a_row = list(execution.run_each(batches))
@@ -263,7 +270,7 @@ def test_copying_in_overlaps_with_computing(monkeypatch: pytest.MonkeyPatch) -> 
     fake = FakeCuda("late")
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
     bindings = install(monkeypatch, fake, engine)
-    execution = Execution(bindings, engine.create_execution_context(), INPUT, OUTPUT, BATCH)
+    execution = Execution(bindings, made(bindings, engine), INPUT, OUTPUT, BATCH)
     answers = execution.run_each(pictures(2, seed) for seed in range(4))
     next(answers)
     # When the first answer is out, the second batch is queued: nothing waited for the first before sending the second.
@@ -286,6 +293,35 @@ def test_two_hundred_open_close_cycles_hold_nothing(tmp_path: Path, monkeypatch:
         assert fake.held == 0
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_batch_is_looked_at_while_the_gpu_has_it_and_an_error_leaves_nothing_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, limit: int
+) -> None:
+    fake = FakeCuda("late")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    monkeypatch.setattr(room, "GRAPH_BYTES", limit)
+    queued: list[bool] = []
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+        look = runtime._intake.check
+        monkeypatch.setattr(
+            runtime._intake,
+            "check",
+            lambda *a: (queued.append(any(s.queue for s in fake.streams.values())), look(*a)),
+        )
+        np.testing.assert_array_equal(runtime.logits(pictures(count)), engine.answer(pictures(count)))
+        assert queued
+        assert all(queued)
+        poisoned = pictures(count)
+        poisoned[-1, 0, 0, 0] = np.nan
+        with pytest.raises(InputError, match=f"picture {count - 1} of the batch holds NaN"):
+            runtime.predict(poisoned)
+        assert not any(stream.queue for stream in fake.streams.values())
+        np.testing.assert_array_equal(runtime.logits(pictures(count)), engine.answer(pictures(count)))
+    assert fake.held == 0
+
+
 # Batches that are on the GPU already
 
 
@@ -299,7 +335,8 @@ def on_gpu(array: Any, offset: int = 0) -> DeviceArray:
 
 
 def from_gpu(array: Any) -> Any:
-    return np.ndarray(array.shape, array.dtype, (ctypes.c_ubyte * (4 * int(np.prod(array.shape)))).from_address(array.address))
+    memory = (ctypes.c_ubyte * (4 * int(np.prod(array.shape)))).from_address(array.address)
+    return np.ndarray(array.shape, array.dtype, memory).copy()
 
 
 def test_a_batch_on_the_gpu_is_read_where_it_is(backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine) -> None:
@@ -385,6 +422,119 @@ def test_an_engine_on_the_cpu_takes_no_gpu_batches(tmp_path: Path, monkeypatch: 
             runtime.on_device(on_gpu(pictures(1)))
 
 
+def test_batches_on_the_gpu_are_answered_on_the_host_without_any_allocation(
+    backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine
+) -> None:
+    batches = [on_gpu(pictures(count), offset) for count, offset in ((0, 0), (1, 0), (5, 0), (16, 4), (40, 0))]
+    fake.calls.clear()
+    for batch in batches * 3:
+        expected = engine.answer(from_gpu(batch))
+        found = backend.run_from_device(batch)
+        np.testing.assert_array_equal(found, expected)
+        assert found.flags.owndata
+    assert not {"cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags"} & set(fake.calls)
+
+
+def test_batches_on_the_gpu_are_computed_in_the_same_few_sizes_as_others(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    """TensorRT for RTX compiles for every size that it meets."""
+    for count in range(1, 17):
+        backend.run_on_device(on_gpu(pictures(count)))
+    assert set(engine.compiled) == set(buckets(BATCH))
+
+
+# Other GPUs, other threads, and what is forgotten
+
+
+def test_a_thread_that_is_on_another_gpu_stays_there_and_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("random", devices=2)
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    fake.cudaSetDevice(1)  # as torch.cuda.set_device does
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+        batch = on_gpu(pictures(3))
+        np.testing.assert_array_equal(runtime.logits(pictures(40)), engine.answer(pictures(40)))
+        answer = runtime.on_device(pictures_on(0, fake, 3))
+        assert isinstance(answer, DeviceArray)
+        np.testing.assert_array_equal(answer.to_host(), engine.answer(pictures(3)))
+        assert {device for *_, device in fake.memory.values()} == {0, 1}  # the one on 1 is `batch`
+        assert fake.current == 1
+        del batch, answer
+    assert fake.current == 1
+    gc.collect()
+    assert fake.held == 0
+
+
+def pictures_on(device: int, fake: FakeCuda, count: int) -> DeviceArray:
+    before = fake.current
+    fake.cudaSetDevice(device)
+    array = on_gpu(pictures(count))
+    fake.cudaSetDevice(before)
+    return array
+
+
+def test_a_thread_that_has_never_called_cuda_is_answered(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
+    batch, out = on_gpu(pictures(4)), on_gpu(np.zeros((4, 5), np.float32))
+    thread = threading.Thread(target=backend.run_on_device, args=(batch, out))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(from_gpu(out), engine.answer(pictures(4)))
+
+
+def test_a_runtime_that_nobody_closes_gives_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    runtime = Runtime(write_plan(tmp_path).path, device="cuda")
+    for _ in range(2):
+        runtime.logits(pictures(40))
+    assert fake.held > 0
+    del runtime
+    gc.collect()
+    assert fake.held == 0
+
+
+def test_a_context_keeps_what_it_stands_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    context = made(install(monkeypatch, fake, engine), engine)
+    gc.collect()
+    assert context.raw.set_input_shape("input", (1, 3, 8, 8))
+    assert fake.held == 0
+    raw = context.raw
+    context.close()
+    raw.set_input_shape("input", (1, 3, 8, 8))  # what nobody may do
+    with pytest.raises(AssertionError, match="its cache of kernels is gone"):
+        assert fake.held == 0
+
+
+def test_closing_waits_for_the_gpu_before_it_destroys_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("late")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    bindings = install(monkeypatch, fake, engine)
+    execution = Execution(bindings, made(bindings, engine), INPUT, OUTPUT, BATCH)
+    slot = execution._slots[0]
+    execution._enqueue(slot.input.address, slot.output.address, 4)
+    execution.close()
+    assert engine.enqueued == [4]
+    assert fake.held == 0
+
+
+@pytest.mark.parametrize("call", ["cudaStreamSynchronize", "cudaGraphExecDestroy", "cudaFree", "cudaStreamDestroy"])
+def test_closing_goes_on_behind_an_error_and_tells_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine)
+    runtime = Runtime(write_plan(tmp_path).path, device="cuda")
+    runtime.logits(pictures(3))
+    fake.faults[call] = Error.cudaErrorIllegalAddress
+    before = fake.held
+    with pytest.raises(BackendError, match=call):
+        runtime.close()
+    kinds = {"cudaStreamSynchronize": 0, "cudaGraphExecDestroy": 1, "cudaFree": 2, "cudaStreamDestroy": 3}
+    assert fake.held == kinds[call] < before  # what that very call would have freed
+    runtime.close()
+
+
 # Trouble on the way
 
 
@@ -450,7 +600,7 @@ def test_a_capture_that_fails_is_said_and_answers_stay_right(tmp_path: Path, mon
     with pytest.warns(FallbackWarning, match="CUDA graphs are off: cudaStreamEndCapture"):
         backend.run(pictures(3))
     fake.faults.clear()
-    fake.streams[1].captured = None
+    next(iter(fake.streams.values())).captured = None
     np.testing.assert_array_equal(backend.run(pictures(3)), engine.answer(pictures(3)))
     backend.close()
 
@@ -534,11 +684,62 @@ def test_none_from_tensorrt_becomes_an_error_with_its_log(tmp_path: Path, monkey
         TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
 
 
-def test_what_the_validity_check_finds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("invalid", "kind", "says"),
+    [
+        (1, ArtifactCorrupt, "version mismatch"),
+        (2, ArtifactCorrupt, "unsupported cc"),
+        (32 | 4, ArtifactCorrupt, "old cuda driver, malformed engine"),
+        (4, DeviceMissing, "old cuda driver"),
+        (16, DeviceMissing, "insufficient gpu memory"),
+    ],
+)
+def test_what_the_validity_check_finds_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invalid: int, kind: type[Exception], says: str
+) -> None:
+    """Building the plan again helps against what is wrong with the plan, not against the machine."""
     fake = FakeCuda()
-    install(monkeypatch, fake, FakeEngine(fake, INPUT, OUTPUT, BATCH), invalid=2)
-    with pytest.raises(ArtifactCorrupt, match="unsupported cc"):
+    install(monkeypatch, fake, FakeEngine(fake, INPUT, OUTPUT, BATCH), invalid=invalid)
+    with pytest.raises(kind, match=says) as caught:
         TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    assert ("build-engine" in caught.value.fix) == (kind is ArtifactCorrupt)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("refusal", ["its header", "deserialising", "a context"])
+def test_a_gpu_that_tensorrt_for_rtx_does_not_name_is_what_the_error_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    """An H100: the same plan built again would not run there either."""
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    engine.refuse = "context" if refusal == "a context" else ""
+    install(
+        monkeypatch, fake, None if refusal == "deserialising" else engine, gpu=H100, invalid=2 if refusal == "its header" else 0
+    )
+    with pytest.raises(DeviceMissing, match="does not name sm90") as caught:
+        TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    assert caught.value.expected == "sm80, sm86, sm89, sm120"
+    assert "--target tensorrt" in caught.value.fix
+
+
+def test_a_gpu_that_is_not_named_is_used_where_tensorrt_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    install(monkeypatch, fake, engine, gpu=H100)
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+        np.testing.assert_array_equal(runtime.logits(pictures(2)), engine.answer(pictures(2)))
+
+
+def test_a_plan_of_one_fixed_size_needs_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    fixed = structs.replace(INPUT, shape=(4, 3, 8, 8))
+    engine = FakeEngine(fake, fixed, structs.replace(OUTPUT, shape=(4, 5)), BatchRange(4, 4, 4))
+    monkeypatch.setattr(engine, "get_tensor_profile_shape", lambda name, profile: [(), (), ()])
+    install(monkeypatch, fake, engine)
+    backend = TensorRtRtxBackend.load(write_plan(tmp_path, input=fixed), Options("cuda"))
+    assert backend.batch == BatchRange(4, 4, 4)
+    np.testing.assert_array_equal(backend.run(pictures(4)), engine.answer(pictures(4)))
+    backend.close()
 
 
 def test_no_context_means_no_memory_and_says_how_much_it_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -597,6 +798,25 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_kernels_and_harms_nothing(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(backend.run(pictures(1)), engine.answer(pictures(1)))
+
+
+def test_kernels_compiled_for_batches_on_the_gpu_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    bindings = install(monkeypatch, fake, engine)
+    plan = write_plan(tmp_path)
+    with Runtime(plan.path, device="cuda") as runtime:
+        for count in (3, 40):
+            runtime.on_device(on_gpu(pictures(count)))
+    assert set(kernels_path(plan.path, bindings, L40).read_bytes()[-3:]) == {3, 8, 16}
+
+
+def test_a_cache_that_cannot_be_written_out_is_no_reason_to_fail(
+    backend: TensorRtRtxBackend, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.refuse = "cache"
+    np.testing.assert_array_equal(backend.run(pictures(1)), engine.answer(pictures(1)))
+    assert not list(tmp_path.glob("*.kernels"))
 
 
 def test_tensorrt_itself_keeps_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def test_it_runs_through_and_writes_down_what_failed(tmp_path: Path, monkeypatch
     # The real TensorRT for RTX builds; the fake loads and runs.
     both = TensorRt(Flavour.TENSORRT_RTX, import_module("tensorrt_rtx"))
     monkeypatch.setattr(both, "engine", lambda plan: engine)
-    monkeypatch.setattr(both, "validity", lambda plan: "")
+    monkeypatch.setattr(both, "invalidity", lambda plan: ())
     monkeypatch.setattr(adapter, "load", lambda flavour: both)
     monkeypatch.setattr(script, "gpus", lambda: (H100,))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 import subprocess
@@ -48,6 +49,8 @@ def test_the_numbers_of_the_enumerations_are_cudas_own() -> None:
     assert runtime.cudaEventDisableTiming == cuda._EVENT_DISABLE_TIMING
     assert runtime.cudaHostAllocDefault == cuda._HOST_ALLOC_DEFAULT
     assert runtime.cudaMemoryType.cudaMemoryTypeHost == cuda._MEMORY_TYPE_HOST
+    assert runtime.cudaMemoryType.cudaMemoryTypeDevice == cuda._MEMORY_TYPE_DEVICE
+    assert runtime.cudaMemoryType.cudaMemoryTypeManaged == cuda._MEMORY_TYPE_MANAGED
     assert runtime.cudaError_t.cudaSuccess == 0
     for error in Error:
         assert getattr(runtime.cudaError_t, error.name) == error.value
@@ -78,6 +81,8 @@ def test_the_real_runtime_takes_the_arguments_that_are_given() -> None:
             "cudaMemGetInfo": (),
             "cudaPointerGetAttributes": (4096,),
             "cudaDeviceSynchronize": (),
+            "cudaSetDevice": (0,),
+            "cudaGetDevice": (),
         }.items():
             answer = getattr(r, name)(*arguments)
             assert isinstance(answer, tuple) and int(answer[0]) != 0, (name, answer)
@@ -146,6 +151,7 @@ def test_an_array_larger_than_its_memory_is_refused(fake: FakeCuda) -> None:
 def test_memory_is_told_apart(fake: FakeCuda) -> None:
     with cuda.PinnedBuffer(8) as pinned, cuda.DeviceBuffer(8) as device:
         assert [cuda.is_pinned(a) for a in (pinned.address, device.address, 64)] == [True, False, False]
+        assert [cuda.is_on_gpu(a) for a in (pinned.address, device.address, 64)] == [False, True, False]
 
 
 def test_a_capture_that_raises_is_ended(fake: FakeCuda) -> None:
@@ -157,4 +163,29 @@ def test_a_capture_that_raises_is_ended(fake: FakeCuda) -> None:
         with pytest.raises(ZeroDivisionError):
             cuda.Graph(stream, work)
         stream.synchronize()  # would fail in the middle of a capture
-    assert fake.calls[-3:] == ["cudaStreamEndCapture", "cudaStreamSynchronize", "cudaStreamDestroy"]
+    assert fake.calls[-4:] == ["cudaStreamEndCapture", "cudaGraphDestroy", "cudaStreamSynchronize", "cudaStreamDestroy"]
+    assert fake.held == 0
+
+
+def test_a_block_on_our_gpu_ends_on_the_one_before(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.devices = 3
+    fake.cudaSetDevice(2)
+    for count, inside in ((3, 0), (1, 2)):  # with a single GPU nobody asks
+        monkeypatch.setattr(cuda, "gpus", lambda count=count: (None,) * count)
+        with pytest.raises(ZeroDivisionError), cuda.current():
+            assert fake.current == inside
+            raise ZeroDivisionError
+        assert fake.current == 2
+
+
+def test_what_is_forgotten_is_freed_and_its_errors_are_nobodys(fake: FakeCuda, capsys: pytest.CaptureFixture[str]) -> None:
+    array = cuda.PinnedBuffer(64).array("float32", (16,))
+    assert fake.held == 1  # the array holds it
+    del array
+    assert fake.held == 0
+    buffer = cuda.DeviceBuffer(64)
+    fake.faults["cudaFree"] = Error.cudaErrorInitializationError  # in the child of a fork
+    del buffer
+    gc.collect()
+    assert "cudaFree" in fake.calls
+    assert capsys.readouterr().err == ""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import subprocess
+import sys
+import textwrap
 import weakref
 from typing import Any
 
@@ -180,25 +183,93 @@ def test_arrays_of_other_devices_are_refused(fake: FakeCuda, device: tuple[int, 
         view(OnGpu(torch.zeros(3), device), stream)
 
 
-def interface(array: Any, **changes: Any) -> Any:
-    fields = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.ctypes.data, False), "version": 3, **changes}
-    return type("Numba", (), {"__cuda_array_interface__": fields})()
+def interface(array: DeviceArray, **changes: Any) -> Any:
+    return type("Numba", (), {"__cuda_array_interface__": {**array.__cuda_array_interface__, **changes}})()
 
 
 def test_a_cuda_array_interface_is_read_and_its_stream_waited_for(fake: FakeCuda) -> None:
-    array = np.zeros((2, 3), np.float32)
+    array = DeviceArray("float32", (2, 3))
     with cuda.Stream() as stream, cuda.Stream() as theirs:
         for said, call in (
             ({"stream": None}, None),
             ({"stream": theirs.handle}, "cudaStreamWaitEvent"),
+            ({"stream": 1}, "cudaStreamWaitEvent"),  # the default stream
             ({"version": 2}, "cudaDeviceSynchronize"),
         ):
             fake.calls.clear()
             seen = view(interface(array, **said), stream)
-            assert (seen.address, seen.dtype, seen.shape) == (array.ctypes.data, "float32", (2, 3))
+            assert (seen.address, seen.dtype, seen.shape) == (array.address, "float32", (2, 3))
             assert not call or call in fake.calls
-        with pytest.raises(InputError, match="has strides"):
-            view(interface(array, strides=(4, 8)), stream)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"strides": (4, 8)}, "has strides"),
+        ({"mask": object()}, "masked"),
+        ({"data": (64, False)}, "not on the first GPU"),
+    ],
+)
+def test_a_cuda_array_interface_of_what_no_engine_reads_is_refused(fake: FakeCuda, changes: Any, says: str) -> None:
+    array = DeviceArray("float32", (2, 3))
+    with cuda.Stream() as stream, pytest.raises(InputError, match=says):
+        view(interface(array, **changes), stream)
+
+
+def test_what_is_on_another_gpu_is_refused(fake: FakeCuda) -> None:
+    fake.devices = 2
+    fake.cudaSetDevice(1)
+    array = DeviceArray("float32", (2, 3))
+    with cuda.Stream() as stream, pytest.raises(InputError, match="not on the first GPU"):
+        view(interface(array), stream)
+
+
+def test_what_is_read_only_is_read_and_not_written(fake: FakeCuda) -> None:
+    array = DeviceArray("float32", (2, 3))
+    read_only = interface(array, data=(array.address, True))
+    with cuda.Stream() as stream:
+        assert view(read_only, stream).address == array.address
+        with pytest.raises(InputError, match="read-only"):
+            view(read_only, stream, to_write=True)
+
+
+def test_an_array_that_its_library_does_not_lend_is_an_error_in_its_words(fake: FakeCuda) -> None:
+    tensor = torch.zeros(3, requires_grad=True)
+    giver = type("Cuda", (), {"__dlpack_device__": lambda self: (2, 0), "__dlpack__": lambda self, stream: tensor.__dlpack__()})
+    with cuda.Stream() as stream, pytest.raises(InputError, match="gradient") as caught:
+        view(giver(), stream)
+    assert caught.value.fix == ".detach()"
+
+
+def test_memory_that_is_everywhere_counts_as_the_gpus(fake: FakeCuda) -> None:
+    managed = OnGpu(torch.zeros(3), (13, 0))
+    assert is_on_device(managed)
+    with cuda.Stream() as stream:
+        assert view(managed, stream).shape == (3,)
+
+
+@pytest.mark.parametrize("wish", [{"copy": True}, {"dl_device": (1, 0)}])
+def test_what_a_device_array_cannot_do_is_a_buffer_error(fake: FakeCuda, wish: Any) -> None:
+    array = DeviceArray("float32", (2, 3))
+    assert array.__dlpack__(stream=1, max_version=(1, 1), dl_device=(2, 0), copy=False) is not None
+    with pytest.raises(BufferError, match="to_host"):
+        array.__dlpack__(**wish)
+
+
+def test_a_process_ends_well_while_others_hold_what_was_lent() -> None:
+    """Their deleters are called when there is no Python left to run them in."""
+    script = """
+        import sys
+        import numpy as np, torch
+        from tests.test_device_arrays import Lent
+        held = torch.from_dlpack(Lent(np.zeros(1000, np.float32)))
+        sys.held = torch.from_dlpack(Lent(np.zeros(1000, np.float32)))  # outlives every module
+        sys.unused = Lent(np.zeros(3, np.float32)).__dlpack__()
+        class Holder: pass
+        knot = Holder(); knot.self, knot.held = knot, np.from_dlpack(Lent(np.zeros(1000, np.float32)))
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, timeout=120, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_what_is_no_gpu_array_is_said(fake: FakeCuda) -> None:

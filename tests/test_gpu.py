@@ -125,7 +125,8 @@ def test_large_batches_through_the_slots_answer_as_small_ones(plan: Artifact, mo
 
 def test_graphs_are_really_captured(plan: Artifact, flavour: Flavour) -> None:
     bindings = adapter.load(flavour)
-    context, _ = bindings.context(bindings.engine(plan.path.read_bytes()))
+    context = bindings.context(bindings.engine(plan.path.read_bytes()))
+    assert context is not None
     manifest = plan.manifest
     execution = Execution(bindings, context, manifest.input, manifest.output, manifest.batch)
     execution.run(float_batch(3))

@@ -83,12 +83,12 @@ def test_one_call_serves_tensorrt_10_and_11() -> None:
 
 @pytest.mark.parametrize("plan", [b"", b"vtrt", b"x" * 1000, b"vtrt" + bytes(1000)])
 def test_what_is_no_plan_is_not_valid(rtx: TensorRt, plan: bytes) -> None:
-    assert rtx.validity(plan)
+    assert rtx.invalidity(plan)
 
 
 def test_tensorrt_itself_has_no_validity_check() -> None:
     module: Any = SimpleNamespace(__version__="11.4.0.12", ILogger=object, Runtime=object)
-    assert TensorRt(Flavour.TENSORRT, module).validity(b"anything") == ""
+    assert TensorRt(Flavour.TENSORRT, module).invalidity(b"anything") == ()
 
 
 # The log

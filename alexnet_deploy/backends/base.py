@@ -7,7 +7,7 @@ a C-contiguous array of `input`'s dtype and shape, with batch.min <= N <= batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,6 +83,14 @@ class Backend(ABC):
         """`run` on one batch after another; where copies and computing can overlap, a backend does it here."""
         return map(self.run, batches)
 
+    def run_while(self, batch: npt.NDArray[Any], work: Callable[[], None]) -> npt.NDArray[np.float32]:
+        """`run`, and `work` in the meantime where the engine computes beside the CPU, else before.
+
+        What `work` raises comes in place of the answer: Runtime looks at a batch for NaN this way, while a GPU has it.
+        """
+        work()
+        return self.run(batch)
+
     def run_on_device(self, batch: object, out: object | None = None) -> object:
         """A batch of any length that lives on the GPU to an answer that stays there; only backends on the GPU have this.
 
@@ -92,7 +100,18 @@ class Backend(ABC):
         Raises:
             InputError: this backend does not run on the GPU, or the arrays do not fit.
         """
-        raise InputError(
+        raise self._not_on_gpu()
+
+    def run_from_device(self, batch: object) -> npt.NDArray[np.float32]:
+        """`run_on_device` for an answer in memory of the host that the caller owns: float32 (N, classes).
+
+        Raises:
+            InputError: as `run_on_device`.
+        """
+        raise self._not_on_gpu()
+
+    def _not_on_gpu(self) -> InputError:
+        return InputError(
             f"{self.name} on {self.device} takes no arrays on the GPU",
             expected="a plan on a GPU",
             fix="batch.cpu().numpy(), or a plan and device='cuda'",

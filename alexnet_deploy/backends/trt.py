@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,11 +17,14 @@ from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, BackendEr
 from alexnet_deploy.files import replacing
 from alexnet_deploy.gpu import Gpu
 from alexnet_deploy.trt import adapter, cuda
-from alexnet_deploy.trt.adapter import TensorRt
+from alexnet_deploy.trt.adapter import CURRENT, TensorRt
 from alexnet_deploy.trt.execution import Execution
 from alexnet_deploy.types import Flavour, TensorSpec
 
 MAX_KERNELS_BYTES = 256 << 20
+# What TensorRT for RTX blames, as `TensorRt.invalidity` tells it: a plan that must be built again, or a machine.
+_OF_THE_PLAN = {"malformed engine", "version mismatch"}
+_OF_THE_MACHINE = {"old cuda driver", "old cuda runtime", "insufficient gpu memory", "cuda error"}
 
 
 class TensorRtBackend(Backend):
@@ -35,17 +38,20 @@ class TensorRtBackend(Backend):
         self.input = _only(bindings.tensors(engine, "INPUT"), "input", artifact)
         self.output = _only(bindings.tensors(engine, "OUTPUT"), "output", artifact)
         self.batch = bindings.batches(engine, self.input.name)
-        self._engine = engine  # a context does not keep its engine alive in every version
         self._kernels_path = kernels_path(artifact.path, bindings, gpu)
         self._kernels_on_disk = _read_kernels(self._kernels_path) if bindings.portable else b""
         with bindings.log.collect() as messages:
-            context, self._kernels = bindings.context(engine, self._kernels_on_disk)
+            context = bindings.context(engine, self._kernels_on_disk)
         if context is None:
+            found = f"{bindings} made no execution context for {artifact.path.name}: {' | '.join(messages)}"
+            if not bindings.names(gpu.sm):
+                raise _unnamed(found, bindings, gpu)
             raise BackendError(
-                f"{bindings} made no execution context for {artifact.path.name}: {' | '.join(messages)}",
+                found,
                 expected=f"{bindings.memory_bytes(engine) >> 20:,} MiB of free GPU memory",
                 fix="free GPU memory, or build the engine with a smaller --max-batch",
             )
+        self._context = context
         self._execution = Execution(bindings, context, self.input, self.output, self.batch, on_new_bucket=self._keep_kernels)
 
     @classmethod
@@ -56,38 +62,45 @@ class TensorRtBackend(Backend):
         gpu = cuda.usable_gpu()
         refuse_misfit(artifact, bindings, gpu)
         plan = artifact.path.read_bytes()
-        with bindings.log.collect() as messages:
-            invalid = bindings.validity(plan)
-            engine = None if invalid else bindings.engine(plan)
-        if engine is None:
-            raise ArtifactCorrupt(
-                f"{bindings} cannot load {artifact.path.name} on {gpu.name} ({gpu.sm}): "
-                f"{invalid or ' | '.join(messages) or 'it gave no reason'}",
-                expected="a whole plan, built by this version for this GPU",
-                fix=rebuild_command(artifact),
-            )
-        return cls(bindings, engine, artifact, gpu)
+        with cuda.current():
+            cuda.make_current()  # TensorRT wants a CUDA context, and CUDA says better why it does not start
+            with bindings.log.collect() as messages:
+                reasons = bindings.invalidity(plan)
+                engine = None if reasons else bindings.engine(plan)
+            if engine is None:
+                raise _cannot_load(artifact, bindings, gpu, reasons, messages)
+            return cls(bindings, engine, artifact, gpu)
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return self._execution.run(batch)
+        with cuda.current():
+            return self._execution.run(batch)
+
+    def run_while(self, batch: npt.NDArray[Any], work: Callable[[], None]) -> npt.NDArray[np.float32]:
+        with cuda.current():
+            return self._execution.run(batch, work)
 
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
-        return self._execution.run_each(batches)
+        with cuda.current():
+            yield from self._execution.run_each(batches)
 
     def run_on_device(self, batch: object, out: object | None = None) -> object:
         """See `Execution.run_on_device`."""
-        return self._execution.run_on_device(batch, out)
+        with cuda.current():
+            return self._execution.run_on_device(batch, out)
+
+    def run_from_device(self, batch: object) -> npt.NDArray[np.float32]:
+        """See `Execution.run_from_device`."""
+        with cuda.current():
+            return self._execution.run_from_device(batch)
 
     def close(self) -> None:
-        self._execution.close()
-        self._engine = self._kernels = None
+        with cuda.current():
+            self._execution.close()
 
     def _keep_kernels(self) -> None:
         """Writes the kernels compiled so far beside the plan, so that the next process need not compile them again."""
-        if self._kernels is None:
-            return
-        content = bytes(self._kernels.serialize())
-        if content == self._kernels_on_disk or len(content) > MAX_KERNELS_BYTES:
+        content = self._context.kernels()
+        if not content or content == self._kernels_on_disk or len(content) > MAX_KERNELS_BYTES:
             return
         # A read-only folder costs the next start a second, and is no reason to fail.
         with suppress(OSError, AlexnetDeployError), replacing(self._kernels_path) as temporary:
@@ -130,6 +143,33 @@ def refuse_misfit(artifact: Artifact, bindings: TensorRt, gpu: Gpu) -> None:
             expected="a plan for this GPU",
             fix=f"{rebuild_command(artifact)} --sm current",
         )
+
+
+def _cannot_load(
+    artifact: Artifact, bindings: TensorRt, gpu: Gpu, reasons: tuple[str, ...], messages: list[str]
+) -> AlexnetDeployError:
+    """Whether it is the plan or the machine that is to blame for a plan that TensorRT does not take."""
+    why = ", ".join(reasons) or " | ".join(messages) or "it gave no reason"
+    found = f"{bindings} cannot load {artifact.path.name} on {gpu.name} ({gpu.sm}): {why}"
+    if not _OF_THE_PLAN.intersection(reasons):
+        if _OF_THE_MACHINE.intersection(reasons):
+            return DeviceMissing(
+                found,
+                expected="a GPU with free memory and a driver that this TensorRT can use",
+                fix="nvidia-smi; alexnet-deploy doctor",
+            )
+        if not bindings.names(gpu.sm):
+            return _unnamed(found, bindings, gpu)
+    return ArtifactCorrupt(found, expected="a whole plan, built by this version for this GPU", fix=rebuild_command(artifact))
+
+
+def _unnamed(found: str, bindings: TensorRt, gpu: Gpu) -> DeviceMissing:
+    """TensorRT for RTX is for the GPUs that it names; those of data centres are TensorRT's."""
+    return DeviceMissing(
+        f"{found}; {bindings} does not name {gpu.sm} among the GPUs that it is for",
+        expected=", ".join(name for name in bindings.capabilities() if name != CURRENT),
+        fix="alexnet-deploy build-engine --target tensorrt on this machine, or the ONNX graph on onnxruntime with device='cuda'",
+    )
 
 
 def rebuild_command(artifact: Artifact) -> str:

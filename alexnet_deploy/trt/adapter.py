@@ -124,14 +124,15 @@ class TensorRt:
         with interruptible():
             return self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
 
-    def context(self, engine: Any, kernels: bytes = b"") -> tuple[Any, Any]:
-        """An execution context and, for TensorRT for RTX, its cache of compiled kernels (None otherwise).
+    def context(self, engine: Any, kernels: bytes = b"") -> Context | None:
+        """An execution context; None where TensorRT makes none, for reasons that are in the log.
 
         Args:
-            kernels: an earlier content of that cache; one of another version or GPU is ignored.
+            kernels: what `Context.kernels` gave earlier; that of another version or GPU is ignored.
         """
         if not self.portable:
-            return engine.create_execution_context(), None
+            raw = engine.create_execution_context()
+            return Context(raw, engine) if raw is not None else None
         config = engine.create_runtime_config()
         # Lazy compilation starts with a slower kernel and exchanges it later; a CUDA graph would keep the slower one.
         config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -139,7 +140,8 @@ class TensorRt:
         if kernels and not cache.deserialize(kernels):
             log.info("the kernel cache is of another version or GPU, and is made anew")
         config.set_runtime_cache(cache)
-        return engine.create_execution_context(config), cache
+        raw = engine.create_execution_context(config)
+        return Context(raw, engine, config, cache) if raw is not None else None
 
     def tensors(self, engine: Any, mode: str) -> list[TensorSpec]:
         """An engine's inputs (mode "INPUT") or outputs ("OUTPUT")."""
@@ -147,7 +149,10 @@ class TensorRt:
         return [self._spec(engine, name) for name in names if engine.get_tensor_mode(name).name == mode]
 
     def batches(self, engine: Any, name: str) -> BatchRange:
-        """The batch sizes of an input's first optimisation profile."""
+        """The batch sizes of an input: the one that its shape fixes, or those of the first optimisation profile."""
+        fixed = int(engine.get_tensor_shape(name)[0])
+        if fixed >= 0:
+            return BatchRange(fixed, fixed, fixed)
         low, best, high = engine.get_tensor_profile_shape(name, 0)
         return BatchRange(low[0], best[0], high[0])
 
@@ -164,16 +169,50 @@ class TensorRt:
         shape = tuple(None if n < 0 else int(n) for n in engine.get_tensor_shape(name))
         return TensorSpec(name, _DTYPES.get(dtype, dtype.lower()), shape)
 
-    def validity(self, plan: bytes) -> str:
-        """Why a plan cannot run here, as TensorRT tells from its header, or "". Only TensorRT for RTX has this check."""
+    def names(self, sm: str) -> bool:
+        """Whether GPUs of this compute capability are among those that it says it runs on. TensorRT tells only by trying."""
+        return not self.portable or sm in self.capabilities()
+
+    def invalidity(self, plan: bytes) -> tuple[str, ...]:
+        """Why a plan cannot run here, as TensorRT for RTX tells from its header: "unsupported cc", say; () where it can.
+
+        TensorRT itself has no such check: always ().
+        """
         if not hasattr(self.trt.Runtime, "get_engine_validity"):
-            return ""
+            return ()
         verdict, diagnostics = self.trt.Runtime(self.logger).get_engine_validity(plan)
         if verdict != self.trt.EngineValidity.INVALID:
-            return ""
+            return ()
         kinds = self.trt.EngineInvalidityDiagnostics.__members__.values()
         reasons = [kind.name.lower().replace("_", " ") for kind in kinds if int(diagnostics) & int(kind)]
-        return ", ".join(reasons) or "no reason given"
+        return tuple(reasons) or ("no reason given",)
+
+
+class Context:
+    """An execution context with all that has to outlive it.
+
+    In Python a context keeps its engine alive, but neither its configuration nor its cache of compiled kernels; for C++ the
+    rule is that what makes an object lives longer: https://docs.nvidia.com/deeplearning/tensorrt/latest/architecture/how-trt-works.html
+
+    Attributes:
+        raw: TensorRT's own; None once it is closed.
+    """
+
+    def __init__(self, raw: Any, engine: Any, config: Any = None, cache: Any = None) -> None:
+        self.raw = raw
+        self._engine, self._config, self._cache = engine, config, cache
+
+    def kernels(self) -> bytes:
+        """What TensorRT for RTX has compiled so far, for the next context of this plan; b"" of TensorRT, which compiles none."""
+        blob = self._cache.serialize() if self._cache is not None else None
+        return bytes(blob) if blob is not None else b""
+
+    def close(self) -> None:
+        """Destroys each before what it was made by. No work of it may be under way, and no CUDA graph of it left."""
+        self.raw = None
+        self._cache = None
+        self._config = None
+        self._engine = None
 
 
 # TensorRT's names of those types that numpy has too.

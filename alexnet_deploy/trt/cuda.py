@@ -6,7 +6,9 @@ Every failure is a BackendError with CUDA's own name for what went wrong; a mach
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +26,8 @@ _STREAM_NON_BLOCKING = 1
 _EVENT_DISABLE_TIMING = 2
 _HOST_ALLOC_DEFAULT = 0
 _MEMORY_TYPE_HOST = 1
+_MEMORY_TYPE_DEVICE = 2
+_MEMORY_TYPE_MANAGED = 3
 
 
 def usable_gpu() -> Gpu:
@@ -35,11 +39,49 @@ def usable_gpu() -> Gpu:
     return gpus()[0]
 
 
+def make_current() -> None:
+    """Makes the GPU that engines run on the calling thread's own one, with a CUDA context.
+
+    Raises:
+        DeviceMissing: CUDA does not start here.
+    """
+    _call("cudaSetDevice", 0)
+
+
+def current() -> AbstractContextManager[None]:
+    """A block in which that GPU is the calling thread's own one, whichever PyTorch or others have chosen for the thread.
+
+    TensorRT runs on no other than the current one, and memory comes from there. With one GPU there is nothing to choose.
+    """
+    return _borrowed() if len(gpus()) > 1 else nullcontext()
+
+
+@contextmanager
+def _borrowed() -> Iterator[None]:
+    before = _call("cudaGetDevice")
+    make_current()
+    try:
+        yield
+    finally:
+        _call("cudaSetDevice", before)
+
+
 class _Owner:
-    """Something with a close(), to be used in a `with` block or closed by its owner; closing twice is harmless."""
+    """Something of CUDA's that is freed once: by close(), at the end of a `with` block, or with the last reference to it.
+
+    Attributes:
+        raw: as CUDA knows it; None after close.
+    """
+
+    def __init__(self, raw: Any, free: str) -> None:
+        self.raw = raw
+        self._forgotten = weakref.finalize(self, _free_forgotten, free, raw)
+        self._forgotten.atexit = False  # a process that ends gives everything back
 
     def close(self) -> None:
-        raise NotImplementedError
+        if held := self._forgotten.detach():
+            self.raw = None
+            _call(*held[2])
 
     def __enter__(self) -> Self:
         return self
@@ -48,36 +90,33 @@ class _Owner:
         self.close()
 
 
+def _free_forgotten(free: str, raw: Any) -> None:
+    """What the garbage collector calls, where nobody can be told of an error: after a fork, or when CUDA has failed before."""
+    with suppress(BackendError):
+        _call(free, raw)
+
+
 class Stream(_Owner):
     """A queue of work on the GPU. It does not wait for the default stream, nor the default stream for it."""
 
     def __init__(self) -> None:
-        self._stream = _call("cudaStreamCreateWithFlags", _STREAM_NON_BLOCKING)
-        self.handle = int(self._stream)
+        super().__init__(_call("cudaStreamCreateWithFlags", _STREAM_NON_BLOCKING), "cudaStreamDestroy")
+        self.handle = int(self.raw)
 
     def synchronize(self) -> None:
         """Waits until everything queued so far is done; errors of that work surface here."""
-        _call("cudaStreamSynchronize", self._stream)
+        _call("cudaStreamSynchronize", self.raw)
 
     def wait(self, event: Event) -> None:
         """Work queued after this starts when the event has happened."""
-        _call("cudaStreamWaitEvent", self._stream, event.raw, 0)
-
-    @property
-    def raw(self) -> Any:
-        return self._stream
-
-    def close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            _call("cudaStreamDestroy", stream)
+        _call("cudaStreamWaitEvent", self.raw, event.raw, 0)
 
 
 class Event(_Owner):
     """A mark in a stream. One that was never recorded counts as having happened."""
 
     def __init__(self) -> None:
-        self.raw = _call("cudaEventCreateWithFlags", _EVENT_DISABLE_TIMING)
+        super().__init__(_call("cudaEventCreateWithFlags", _EVENT_DISABLE_TIMING), "cudaEventDestroy")
 
     def record(self, stream: Stream) -> None:
         _call("cudaEventRecord", self.raw, stream.raw)
@@ -85,51 +124,37 @@ class Event(_Owner):
     def synchronize(self) -> None:
         _call("cudaEventSynchronize", self.raw)
 
-    def close(self) -> None:
-        event, self.raw = self.raw, None
-        if event is not None:
-            _call("cudaEventDestroy", event)
-
 
 class DeviceBuffer(_Owner):
     """Memory on the GPU.
 
     Attributes:
-        address: where it is; 0 after close.
+        address: where it is.
         size_bytes: how much of it there is.
     """
 
     def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.address = int(_call("cudaMalloc", size_bytes))
-
-    def close(self) -> None:
-        address, self.address = self.address, 0
-        if address:
-            _call("cudaFree", address)
+        super().__init__(_call("cudaMalloc", size_bytes), "cudaFree")
+        self.address, self.size_bytes = int(self.raw), size_bytes
 
 
 class PinnedBuffer(_Owner):
     """Page-locked host memory, zeroed: the only kind that the GPU copies from and to without the CPU's help."""
 
     def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.address = int(_call("cudaHostAlloc", size_bytes, _HOST_ALLOC_DEFAULT))
+        super().__init__(_call("cudaHostAlloc", size_bytes, _HOST_ALLOC_DEFAULT), "cudaFreeHost")
+        self.address, self.size_bytes = int(self.raw), size_bytes
         ctypes.memset(self.address, 0, size_bytes)
 
     def array(self, dtype: str, shape: tuple[int, ...]) -> Array:
-        """A view of its first bytes; it must not be used after close()."""
+        """A view of its first bytes, which keeps it from being forgotten; it must not be used after close()."""
         kind = np.dtype(dtype)
         size_bytes = kind.itemsize * int(np.prod(shape))
         if size_bytes > self.size_bytes:
             raise ValueError(f"{shape} {dtype} needs {size_bytes:,} bytes of {self.size_bytes:,}")
-        memory = memoryview((ctypes.c_ubyte * size_bytes).from_address(self.address))
-        return np.ndarray(shape, kind, memory.cast("B"))
-
-    def close(self) -> None:
-        address, self.address = self.address, 0
-        if address:
-            _call("cudaFreeHost", address)
+        memory = (ctypes.c_ubyte * size_bytes).from_address(self.address)
+        memory.owner = self  # type: ignore[attr-defined]
+        return np.ndarray(shape, kind, memoryview(memory).cast("B"))
 
 
 class Graph(_Owner):
@@ -142,27 +167,24 @@ class Graph(_Owner):
             BackendError: something in `work` cannot be captured.
         """
         api = _api()
-        self._executable = None
         # Thread-local: other threads may allocate meanwhile without spoiling the capture.
         _call("cudaStreamBeginCapture", stream.raw, api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
-            api.cudaStreamEndCapture(stream.raw)  # ends the capture; its own error would hide the first one
+            error, graph = api.cudaStreamEndCapture(stream.raw)  # its own error would hide the first one
+            if error == 0:
+                api.cudaGraphDestroy(graph)
             raise
         graph = _call("cudaStreamEndCapture", stream.raw)
         try:
-            self._executable = _call("cudaGraphInstantiate", graph, 0)
+            executable = _call("cudaGraphInstantiate", graph, 0)
         finally:
             _call("cudaGraphDestroy", graph)
+        super().__init__(executable, "cudaGraphExecDestroy")
 
     def launch(self, stream: Stream) -> None:
-        _call("cudaGraphLaunch", self._executable, stream.raw)
-
-    def close(self) -> None:
-        executable, self._executable = self._executable, None
-        if executable is not None:
-            _call("cudaGraphExecDestroy", executable)
+        _call("cudaGraphLaunch", self.raw, stream.raw)
 
 
 def copy_async(target: int, source: int, size_bytes: int, stream: Stream) -> None:
@@ -185,6 +207,12 @@ def wait_for_stream(stream: Stream, other: int) -> None:
 def is_pinned(address: int) -> bool:
     """Whether a host address lies in page-locked memory, so that the GPU may copy from it directly."""
     return bool(_call("cudaPointerGetAttributes", address).type == _MEMORY_TYPE_HOST)
+
+
+def is_on_gpu(address: int) -> bool:
+    """Whether an address lies in the memory of the GPU that engines run on, or in managed memory, which is everywhere."""
+    found = _call("cudaPointerGetAttributes", address)
+    return bool((found.type == _MEMORY_TYPE_DEVICE and found.device == 0) or found.type == _MEMORY_TYPE_MANAGED)
 
 
 def free_memory_bytes() -> int:

@@ -28,7 +28,7 @@ from msgspec import structs
 from alexnet_deploy import logs
 from alexnet_deploy.errors import BackendError, FallbackWarning, InputError
 from alexnet_deploy.trt import cuda
-from alexnet_deploy.trt.adapter import TensorRt
+from alexnet_deploy.trt.adapter import Context, TensorRt
 from alexnet_deploy.trt.device_arrays import DeviceArray, DeviceView, view
 from alexnet_deploy.types import BatchRange, TensorSpec
 
@@ -53,6 +53,8 @@ class _Slot:
     Attributes:
         rows_in, rows_out: all of the pinned memory, as arrays.
         graphs: for each bucket, everything from copying in to copying out.
+        done: what to wait for until its latest answer is there.
+        to_capture: the bucket that has just run for the first time without a graph; 0 for none.
         rows: of its latest batch.
         source: that batch, kept alive while the GPU may read it.
     """
@@ -69,12 +71,14 @@ class _Slot:
         self.computed = owned.enter_context(cuda.Event())
         self.returned = owned.enter_context(cuda.Event())
         self.graphs: dict[int, cuda.Graph] = {}
+        self.done: cuda.Stream | cuda.Event = self.returned
+        self.to_capture = 0
         self.rows = 0
         self.source: Array | None = None
 
 
 class Execution:
-    """One execution context with all that it needs; to be used by one thread at a time.
+    """One execution context with all that it needs; to be used by one thread at a time. It closes the context, too.
 
     Attributes:
         buckets: the batch sizes that are computed.
@@ -84,7 +88,7 @@ class Execution:
     def __init__(
         self,
         bindings: TensorRt,
-        context: Any,
+        context: Context,
         input: TensorSpec,
         output: TensorSpec,
         batch: BatchRange,
@@ -109,31 +113,42 @@ class Execution:
             self._copy_out = owned.enter_context(cuda.Stream())
             self._slots = [self._new_slot(owned)]
             self._owned = owned.pop_all()
-        self._graphs = graphs and bindings.capturable(context, self._compute.handle)
+        self._graphs = graphs and bindings.capturable(context.raw, self._compute.handle)
         if graphs and not self._graphs:
             log.info("this engine allocates memory while it runs: it runs without CUDA graphs")
 
-    def run(self, batch: Array) -> npt.NDArray[np.float32]:
+    def run(self, batch: Array, meanwhile: Callable[[], None] | None = None) -> npt.NDArray[np.float32]:
         """One batch, contiguous, of the input's dtype. Returns float32 (N, classes) that the caller owns.
+
+        Args:
+            meanwhile: what to do while the GPU computes; what it raises comes in place of the answer.
 
         Raises:
             BackendError: TensorRT or CUDA failed.
         """
-        return next(self.run_each([batch]))
+        slot = self._slots[0]
+        try:
+            self._start(slot, batch)
+            if meanwhile is not None:
+                meanwhile()
+        except BaseException:
+            self._settle()
+            raise
+        return self._collect(slot)
 
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
-        """`run` for one batch after another; large ones are copied while the one before is computed."""
+        """`run` for one batch after another; large ones are copied while the one before is computed.
+
+        The next batch is asked for, or found not to be there, before the GPU is waited for.
+        """
         under_way: deque[_Slot] = deque()
         try:
             for batch in batches:
-                if self._graphs and not under_way and batch.nbytes <= GRAPH_BYTES:
-                    yield self._run_graph(self._slots[0], batch)
-                    continue
-                if len(under_way) == SLOTS:
+                while under_way and (self._by_graph(batch) or len(under_way) == SLOTS):
                     yield self._collect(under_way.popleft())
                 slot = self._free_slot(under_way)
                 under_way.append(slot)
-                self._submit(slot, batch)
+                self._start(slot, batch)
             while under_way:
                 yield self._collect(under_way.popleft())
         finally:
@@ -141,7 +156,10 @@ class Execution:
                 self._settle()
 
     def run_on_device(self, batch: object, out: object | None = None) -> object:
-        """A batch that lives on the GPU, to an answer that does; nothing is copied where the addresses are aligned.
+        """A batch that lives on the GPU, to an answer that does.
+
+        Nothing is copied where the addresses are aligned and N is one of the buckets. Any other goes by way of a slot: TensorRT
+        for RTX compiles for every batch size that it meets, which takes longer than many copies.
 
         Args:
             batch: C-contiguous, of the input's dtype and shape, any N; with __dlpack__ or __cuda_array_interface__.
@@ -158,24 +176,42 @@ class Execution:
         self._check("batch", source, self._input)
         if out is None:
             out = DeviceArray(self._output.dtype, (source.shape[0], *_whole(self._output)[1:]))
-        target = view(out, self._compute)
+        target = view(out, self._compute, to_write=True)
         self._check("out", target, self._output)
-        if len({source.shape[0], target.shape[0]}) > 1:
+        if source.shape[0] != target.shape[0]:
             raise InputError(f"out has {target.shape[0]} rows", expected=f"{source.shape[0]}, as the batch")
+        rows = 0
         for start in range(0, source.shape[0], self.buckets[-1]):
             rows = min(self.buckets[-1], source.shape[0] - start)
             self._queue_on_device(source.address + start * self._row_bytes, target.address + start * self._answer_bytes, rows)
         self._compute.synchronize()
+        if rows:
+            self._note(self._bucket(rows))
         return out
+
+    def run_from_device(self, batch: object) -> npt.NDArray[np.float32]:
+        """`run_on_device` for an answer on the host, float32 (N, classes), owned by the caller. Allocates no memory of CUDA's."""
+        source = view(batch, self._compute)
+        self._check("batch", source, self._input)
+        slot = self._slots[0]
+        answer = np.empty((source.shape[0], *_whole(self._output)[1:]), np.float32)
+        for start in range(0, source.shape[0], self.buckets[-1]):
+            rows = min(self.buckets[-1], source.shape[0] - start)
+            self._queue_on_device(source.address + start * self._row_bytes, slot.output.address, rows)
+            cuda.copy_async(slot.host_output.address, slot.output.address, rows * self._answer_bytes, self._compute)
+            self._compute.synchronize()
+            self._note(self._bucket(rows))
+            answer[start : start + rows] = slot.rows_out[:rows]
+        return answer
 
     def close(self) -> None:
         """Waits for what is under way, and frees everything; every part is freed even where another fails."""
         with ExitStack() as ending:
             ending.push(self._owned.pop_all())
+            ending.callback(self._context.close)
             for graph in (*self._device_graphs.values(), *(g for slot in self._slots for g in slot.graphs.values())):
                 ending.callback(graph.close)
             ending.callback(self._compute.synchronize)
-            self._context = None
 
     def _check(self, what: str, array: DeviceView, spec: TensorSpec) -> None:
         if array.dtype != spec.dtype or array.shape[1:] != spec.shape[1:]:
@@ -185,19 +221,20 @@ class Execution:
 
     def _queue_on_device(self, source: int, target: int, rows: int) -> None:
         """Runs from one address on the GPU to another; by way of a slot where TensorRT cannot use them as they are."""
-        if rows >= self.buckets[0] and source % ALIGNMENT == target % ALIGNMENT == 0:
-            key = (source, target, rows)
-            graph = self._device_graphs.get(key)
-            if graph is not None:
-                graph.launch(self._compute)
-                return
+        key = (source, target, rows)
+        graph = self._device_graphs.get(key)
+        if graph is not None:
+            graph.launch(self._compute)
+            return
+        if rows in self.buckets and source % ALIGNMENT == target % ALIGNMENT == 0:
             self._enqueue(*key)
             self._remember(key)
             return
         slot = self._slots[0]
         cuda.copy_async(slot.input.address, source, rows * self._row_bytes, self._compute)
         self._enqueue(slot.input.address, slot.output.address, self._bucket(rows))
-        cuda.copy_async(target, slot.output.address, rows * self._answer_bytes, self._compute)
+        if target != slot.output.address:
+            cuda.copy_async(target, slot.output.address, rows * self._answer_bytes, self._compute)
 
     def _remember(self, key: tuple[int, int, int]) -> None:
         """Makes a graph for addresses that come for the second time: applications often use the same memory again."""
@@ -209,7 +246,7 @@ class Execution:
         while len(self._device_graphs) >= DEVICE_GRAPHS:
             self._device_graphs.pop(next(iter(self._device_graphs))).close()
         self._compute.synchronize()
-        if graph := self._captured(lambda: self._enqueue(*key)):
+        if graph := self._captured(self._enqueue_again):
             self._device_graphs[key] = graph
 
     def _new_slot(self, owned: ExitStack) -> _Slot:
@@ -226,27 +263,33 @@ class Execution:
     def _bucket(self, rows: int) -> int:
         return self.buckets[bisect_left(self.buckets, rows)]
 
-    def _run_graph(self, slot: _Slot, batch: Array) -> npt.NDArray[np.float32]:
-        rows = len(batch)
-        bucket = self._bucket(rows)
-        slot.rows_in[:rows] = batch
-        graph = slot.graphs.get(bucket)
-        if graph is None:
-            self._queue_all(slot, bucket)
-        else:
-            graph.launch(self._compute)
-        self._compute.synchronize()
-        answer = self._answer(slot, rows)
-        if graph is None:
-            self._note(bucket)
-            if graph := self._captured(lambda: self._queue_all(slot, bucket)):
-                slot.graphs[bucket] = graph
-        return answer
+    def _by_graph(self, batch: Array) -> bool:
+        return self._graphs and batch.nbytes <= GRAPH_BYTES
 
-    def _queue_all(self, slot: _Slot, bucket: int) -> None:
+    def _start(self, slot: _Slot, batch: Array) -> None:
+        """Queues all that makes the answer to a batch."""
+        slot.rows, slot.source = len(batch), batch
+        if self._by_graph(batch):
+            self._launch(slot, batch)
+        else:
+            self._submit(slot, batch)
+
+    def _launch(self, slot: _Slot, batch: Array) -> None:
+        """A small batch: the graph of its bucket, or the same plainly the first time."""
+        bucket = self._bucket(len(batch))
+        slot.rows_in[: len(batch)] = batch
+        graph = slot.graphs.get(bucket)
+        if graph is not None:
+            graph.launch(self._compute)
+        else:
+            self._queue_all(slot, bucket, lambda: self._enqueue(slot.input.address, slot.output.address, bucket))
+            slot.to_capture = bucket
+        slot.done = self._compute
+
+    def _queue_all(self, slot: _Slot, bucket: int, enqueue: Callable[[], None]) -> None:
         """Copy in, compute, copy out, all on one stream."""
         cuda.copy_async(slot.input.address, slot.host_input.address, bucket * self._row_bytes, self._compute)
-        self._enqueue(slot.input.address, slot.output.address, bucket)
+        enqueue()
         cuda.copy_async(slot.host_output.address, slot.output.address, bucket * self._answer_bytes, self._compute)
 
     def _captured(self, work: Callable[[], None]) -> cuda.Graph | None:
@@ -260,7 +303,6 @@ class Execution:
 
     def _submit(self, slot: _Slot, batch: Array) -> None:
         bucket = self._bucket(len(batch))
-        slot.rows, slot.source = len(batch), batch
         self._stage(slot, batch)
         slot.arrived.record(self._copy_in)
         self._compute.wait(slot.arrived)
@@ -269,6 +311,7 @@ class Execution:
         self._copy_out.wait(slot.computed)
         cuda.copy_async(slot.host_output.address, slot.output.address, len(batch) * self._answer_bytes, self._copy_out)
         slot.returned.record(self._copy_out)
+        slot.done = slot.returned
         self._note(bucket)
 
     def _stage(self, slot: _Slot, batch: Array) -> None:
@@ -285,12 +328,18 @@ class Execution:
             cuda.copy_async(slot.input.address + start, slot.host_input.address + start, stop - start, self._copy_in)
 
     def _collect(self, slot: _Slot) -> npt.NDArray[np.float32]:
-        slot.returned.synchronize()
+        slot.done.synchronize()
         slot.source = None
-        return self._answer(slot, slot.rows)
+        answer = slot.rows_out[: slot.rows].astype(np.float32)
+        if slot.to_capture:
+            self._capture(slot, slot.to_capture)
+            slot.to_capture = 0
+        return answer
 
-    def _answer(self, slot: _Slot, rows: int) -> npt.NDArray[np.float32]:
-        return slot.rows_out[:rows].astype(np.float32)
+    def _capture(self, slot: _Slot, bucket: int) -> None:
+        self._note(bucket)
+        if graph := self._captured(lambda: self._queue_all(slot, bucket, self._enqueue_again)):
+            slot.graphs[bucket] = graph
 
     def _settle(self) -> None:
         for stream in (self._copy_in, self._compute, self._copy_out):
@@ -302,7 +351,8 @@ class Execution:
         Raises:
             BackendError: TensorRT refused, with its log.
         """
-        context = self._context
+        cuda.make_current()  # of a thread that comes here first; kernels are compiled in the thread's own CUDA context
+        context = self._context.raw
         with self._bindings.log.collect() as messages:
             done = (
                 context.set_input_shape(self._input.name, (rows, *self._input.shape[1:]))
@@ -311,10 +361,24 @@ class Execution:
                 and context.execute_async_v3(self._compute.handle)
             )
         if not done:
-            raise BackendError(
-                f"{self._bindings} did not run a batch of {rows}: {' | '.join(messages) or 'it gave no reason'}",
-                fix="alexnet-deploy doctor, and build the engine again on this machine",
-            )
+            raise self._refused(f"did not run a batch of {rows}", messages)
+
+    def _enqueue_again(self) -> None:
+        """The same as before, for a graph: the first run after set_input_shape allocates, which cannot be captured.
+
+        Raises:
+            BackendError: TensorRT refused, with its log.
+        """
+        with self._bindings.log.collect() as messages:
+            done = self._context.raw.execute_async_v3(self._compute.handle)
+        if not done:
+            raise self._refused("did not run while it was captured", messages)
+
+    def _refused(self, what: str, messages: list[str]) -> BackendError:
+        return BackendError(
+            f"{self._bindings} {what}: {' | '.join(messages) or 'it gave no reason'}",
+            fix="alexnet-deploy doctor, and build the engine again on this machine",
+        )
 
     def _note(self, bucket: int) -> None:
         if bucket not in self._seen:
