@@ -168,6 +168,14 @@ def test_folding_shows_every_column_once_and_the_first_always(widths: list[int],
     assert [i for fold in folds for i in fold[1:]] == list(range(1, len(widths)))
 
 
+@given(st.just(0.0) | st.floats(1e-6, 1e12), st.integers(2, 8))
+def test_an_axis_from_zero_ends_at_a_round_number_that_is_not_below_the_data(highest: float, about: int) -> None:
+    ticks = plots._ticks_beyond(highest, about)
+    assert ticks[0] == 0
+    assert ticks[-2] <= highest <= ticks[-1] or highest == 0
+    assert np.allclose(np.diff(ticks), ticks[1])
+
+
 def test_the_page_is_well_formed_and_needs_no_network(document: str) -> None:
     page = Page(document)
     assert not page.all("script")

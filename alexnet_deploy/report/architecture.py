@@ -16,7 +16,7 @@ from alexnet_deploy.report.html import Markup, join, tag
 if TYPE_CHECKING:
     from alexnet_deploy.onnx_graph.statistics import GraphStatistics, LayerStatistics
 
-_COLUMN = 118  # units a block, at least; as wide as its words need
+_COLUMN = 126  # units a block, at least; as wide as its words need
 _ROOM = 190  # units for the height of the largest block
 _WORDS = 92  # units for the lines under the blocks
 _THICKEST, _THINNEST = 46, 3

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from alexnet_deploy.onnx_graph.statistics import GraphStatistics, LayerStatistics
 
 
+_NAMED_LABELS = 5
+
+
 def inspected(found: Inspection) -> terminal.Show:
     def show(console: Console) -> None:
         facts: list[tuple[str, terminal.Cell]] = [
@@ -74,7 +77,8 @@ def _manifest(of: Manifest) -> list[tuple[str, terminal.Cell]]:
         ),
     ]
     if of.labels:
-        facts.append(("labels", words.count(len(of.labels), "class", "classes") + f": {', '.join(of.labels[:5])}, …"))
+        named = [*of.labels[:_NAMED_LABELS], *(["…"] if len(of.labels) > _NAMED_LABELS else [])]
+        facts.append(("labels", f"{words.count(len(of.labels), 'class', 'classes')}: {', '.join(named)}"))
     if of.calibration is not None:
         data = of.calibration.data
         facts.append(("calibrated", f"{of.calibration.method} on {data.count:,} pictures of {data.location}"))

@@ -114,8 +114,8 @@ def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:
     top, bottom, left = 12, _LINE_HEIGHT - 40, 52
     make = _Scale.logarithmic if logarithmic else _Scale.linear
     across = make(xs[0], xs[-1], left=left, right=WIDTH - 14)
-    ticks = _nice_ticks(0, max(max(series.y) for series in each), 5)
-    up = _Scale(0, max(ticks[-1], *(max(series.y) for series in each)), bottom, top)
+    ticks = _ticks_beyond(max(max(series.y) for series in each), 5)
+    up = _Scale(0, ticks[-1], bottom, top)
     parts = []
     for value in ticks:
         parts.append(tag("line", x1=left, x2=WIDTH - 6, y1=up(value), y2=up(value), class_="grid"))
@@ -266,6 +266,12 @@ def _nice_ticks(low: float, high: float, about: int) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = ceil(low / step - 1e-9)
     return [round(n * step, 12) for n in range(first, floor(high / step + 1e-9) + 1)]
+
+
+def _ticks_beyond(highest: float, about: int) -> list[float]:
+    """Round numbers from 0 to the first that is not below `highest`, about so many."""
+    ticks = _nice_ticks(0, highest if highest > 0 else 1, about)
+    return ticks if ticks[-1] >= highest else [*ticks, round(ticks[-1] + ticks[1], 12)]
 
 
 def _mark_y(number: int) -> float:

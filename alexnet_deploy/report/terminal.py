@@ -19,13 +19,16 @@ _GAP = 2
 _NARROWEST = 12  # characters of a name on a line
 
 
-def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> frozenset[str]:
     """Prints a table; one that is too wide is folded into several that repeat the first column.
 
     Args:
         columns: headings; one that starts with ">" is aligned to the right. Those with "?" before that are left out where
             there is no room for them, the last one first.
         rows: one cell a column.
+
+    Returns:
+        The headings for which there was room.
     """
     optional = [i for i, name in enumerate(columns) if name.startswith("?")]
     sides: list[Side] = ["right" if name.lstrip("?").startswith(">") else "left" for name in columns]
@@ -33,7 +36,8 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell
     widths = [max([_width(names[i]), *(_width(row[i]) for row in rows)]) for i in range(len(names))]
     if title:
         heading(console, title)
-    for chosen in _folds(widths, optional, console.width):
+    folds = _folds(widths, optional, console.width)
+    for chosen in folds:
         fits = sum(widths[i] + _GAP for i in chosen) - _GAP <= console.width
         drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
         for i in chosen:
@@ -44,6 +48,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell
             drawn.add_row(*(_plain(row[i]) for i in chosen))
         _print(console, drawn)
         console.print()
+    return frozenset(names[i] for chosen in folds for i in chosen)
 
 
 def heading(console: Console, text: str) -> None:

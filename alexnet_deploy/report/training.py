@@ -116,7 +116,9 @@ def training_page(of: TrainReport, found: Diagnosis, pictures: PictureSet) -> st
     ]
     columns = ["epoch", ">train loss", ">accuracy", ">held-out loss", ">accuracy", ">learning rate", ">pictures/s"]
     table = html.table("Every epoch.", columns, rows, key=4)
-    settings = html.facts([(name.replace("_", " "), str(value)) for name, value in asdict(of.settings).items() if value != ""])
+    settings = html.facts(
+        [(name.replace("_", " "), _setting(value)) for name, value in asdict(of.settings).items() if value != ""]
+    )
     classes, others = words.count(len(of.classes), "class", "classes"), words.count(of.validation_pictures, "other", "others")
     lead = f"{of.settings.arch} on {words.count(of.train_pictures, 'picture')} of {classes}, measured on {others}."
     sections = [
@@ -127,6 +129,12 @@ def training_page(of: TrainReport, found: Diagnosis, pictures: PictureSet) -> st
     ]
     opening = html.join(tiles, html.notice(of.unreadable[:5]))
     return html.page("Training", lead, sections, opening=opening, footer=words.machine(Machine.here()))
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _classes(found: Diagnosis) -> Section:

@@ -17,7 +17,7 @@ def tune(of: TuneReport) -> Show:
 
     def show(console: Console) -> None:
         compared = of.pictures > 0
-        terminal.table(
+        shown = terminal.table(
             console,
             ["file", "backend", ">threads", ">p50 ms", "?times as long", *([">change", ">same"] if compared else []), ""],
             [[*_row(trial), *(_accuracy(trial) if compared else []), _verdict(trial)] for trial in of.trials],
@@ -26,7 +26,7 @@ def tune(of: TuneReport) -> Show:
         if compared:
             change = "change: of top-1 accuracy, in percentage points; same: answers that are the reference's"
             terminal.lines(console, [f"{change}. Slower ways were not compared."], style="dim")
-        if any(trial.times_longer for trial in of.trials):
+        if "times as long" in shown and any(trial.times_longer for trial in of.trials):
             longer = "times as long: as the way chosen, 95 % interval of those timed in turns with it"
             terminal.lines(console, [f"{longer}; as fast: the difference is within it, and noise."], style="dim")
         if of.chosen is not None and of.path is not None:
@@ -68,24 +68,19 @@ def tune_page(of: TuneReport) -> str:
     ]
     rows = [
         [
-            trial.file,
-            words.milliseconds(trial.latency_ms),
-            words.times_interval(trial.times_longer),
+            *_row(trial),
             *_accuracy(trial),
             trial.verdict,
             trial.precision,
-            trial.backend,
-            trial.device,
-            str(trial.threads or words.NONE),
         ]
         for trial in of.trials
     ]
-    columns = ["file", ">p50 ms", "times as long", ">change", ">same", "verdict", "precision", "backend", "device", ">threads"]
+    columns = ["file", "backend", ">threads", ">p50 ms", "times as long", ">change", ">same", "verdict", "precision"]
     body = html.table(
         "Every way that was tried: those that were timed again and compared, then the others; the fastest first.",
         columns,
         rows,
-        key=1,
+        key=3,
     )
     if marks:
         named = plots.bars("Median latency of each way to run, milliseconds", marks, tick="{:g} ms".format)
