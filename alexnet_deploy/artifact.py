@@ -5,6 +5,7 @@ The file is written first, its manifest last, each to a temporary name and renam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,21 +88,27 @@ class Artifact(msgspec.Struct, frozen=True):
 
 def manifest_path(path: Path) -> Path:
     """Where the manifest of the artifact at `path` is: `engine.plan` -> `engine.plan.json`."""
-    return path.with_name(path.name + ".json")
+    return Path(f"{path}.json")
 
 
 def existing_file(path: str | Path) -> Path:
     """`path` as a Path. Raises ArtifactMissing unless it is a readable, ordinary file."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise ArtifactMissing(f"{path} cannot be looked at: {error.strerror}", expected="an artifact file") from error
+    if is_folder:
         raise ArtifactMissing(f"{path} is a folder", expected="an artifact file")
-    if not path.is_file():
+    if not is_file:
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix in KIND_OF_SUFFIX)[:8] if path.parent.is_dir() else []
         raise ArtifactMissing(
             f"{path} does not exist",
             expected=f"one of {', '.join(near)}" if near else "",
             fix="" if near else "alexnet-deploy export, which makes alexnet.onnx; then alexnet-deploy build-engine",
         )
+    if not os.access(path, os.R_OK):
+        raise ArtifactMissing(f"{path} may not be read", expected="a file that you may read", fix=f"chmod +r {path}")
     return path
 
 
@@ -109,7 +116,7 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest beside the artifact at `path`.
 
     Raises:
-        ManifestError: it is missing, too large, not JSON, or not of this schema.
+        ManifestError: it is missing, unreadable, too large, not JSON, or not of this schema.
     """
     where = manifest_path(path)
     if not where.is_file():
@@ -129,6 +136,10 @@ def read_manifest(path: Path) -> Manifest:
             f"{where} is no manifest: {_short(str(error))}",
             expected=f"JSON as alexnet-deploy writes it, format {FORMAT}",
             fix="make the artifact again",
+        ) from error
+    except OSError as error:
+        raise ManifestError(
+            f"{where} cannot be read: {error.strerror}", expected="a file that you may read", fix=f"chmod +r {where}"
         ) from error
     if manifest.file != path.name:
         raise ManifestError(

@@ -158,13 +158,14 @@ def fitted_one(source: Source, recipe: Preprocess) -> Fitted:
             return decode_fitted(source.read(), recipe, name=source.name)
         if (
             not isinstance(source, np.ndarray)
+            or isinstance(source, np.ma.MaskedArray)
             or source.dtype != np.uint8
             or source.ndim != 3
             or source.shape[-1] != 3
             or not source.size
         ):
-            found = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else f"a {type(source).__name__}"
+            found = f"{source.dtype} {source.shape}" if type(source) is np.ndarray else f"a {type(source).__name__}"
             return InputError(f"a picture is {found}", expected="a file, or uint8 (H, W, 3) RGB")
-        return fit(np.ascontiguousarray(source), recipe)
-    except PictureError as error:
+        return fit(source, recipe)
+    except (PictureError, InputError) as error:
         return error

@@ -93,6 +93,13 @@ class Intake:
         return rows if missing <= 0 else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
 
 
+def plain(batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The numbers of a subclass of numpy's arrays, such as memmap. Raises InputError where some of them are not meant."""
+    if isinstance(batch, np.ma.MaskedArray):
+        raise InputError("the batch is a masked array", expected="an array of which every element counts", fix="batch.filled(0)")
+    return batch.view(np.ndarray)
+
+
 def all_finite(numbers: npt.NDArray[np.float32]) -> bool:
     """Whether there is no NaN and no infinity.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 
+import numpy as np
 from msgspec import Struct, structs
 
 from alexnet_deploy.artifact import Artifact
@@ -27,9 +29,10 @@ from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.huge_pages import HugePages, full_blocks
 from alexnet_deploy.machine import cpu_name, has_vnni, usable_cores
 from alexnet_deploy.manifest import Manifest, TunedRecord
-from alexnet_deploy.types import GraphForm, Precision
+from alexnet_deploy.types import MAX_THREADS, GraphForm, Precision, whole_number
 
 DEVICES = ("auto", "cpu", "cuda")
+_MOST_BYTES = 4_000_000_000  # of the smallest batch: one picture is filled up to it
 
 
 class Loaded(Struct, frozen=True):
@@ -60,8 +63,8 @@ def load(artifact: Artifact, device: str, backend: str | None, threads: int | No
     """
     if device not in DEVICES:
         raise InputError(f"there is no device {device!r}", expected=f"one of {', '.join(DEVICES)}")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads is {threads!r}", expected="a whole number from 1, or None")
+    if threads is not None:
+        threads = whole_number(threads, "threads", MAX_THREADS)
     if device == "auto" and backend is None and threads is None and (tuned := _tuned_for_here(artifact.manifest)):
         device, backend, threads = tuned.device, tuned.backend, tuned.threads
     name = _backend_name(artifact, backend)
@@ -89,7 +92,8 @@ def _tuned_for_here(manifest: Manifest) -> TunedRecord | None:
     if tuned is None or (tuned.cpu, tuned.cores) != (cpu_name(), usable_cores()):
         return None
     line = BACKENDS.get(tuned.backend)
-    return tuned if line is not None and line.installed and (tuned.device == "cpu" or gpus()) else None
+    here = line is not None and line.automatic and line.installed
+    return tuned if here and (tuned.device == "cpu" or gpus()) else None
 
 
 def _backend_name(artifact: Artifact, named: str | None) -> str:
@@ -223,6 +227,12 @@ def _check_agreement(loaded: Loaded) -> None:
         raise ModelError(f"the output of {path.name} is {engine.output}", expected="(N, classes) with a fixed number of classes")
     if len(engine.input.shape) != 4:
         raise ModelError(f"the input of {path.name} is {engine.input}", expected="a batch of pictures, four axes")
+    smallest_bytes = engine.batch.min * math.prod(n or 1 for n in engine.input.shape[1:]) * np.dtype(engine.input.dtype).itemsize
+    if smallest_bytes > _MOST_BYTES:
+        raise ModelError(
+            f"{path.name} takes no fewer than {engine.batch.min:,} pictures at once, {smallest_bytes / 1e9:,.0f} GB",
+            expected=f"at most {_MOST_BYTES / 1e9:.0f} GB",
+        )
 
 
 def _same_shape(said: tuple[int | None, ...], found: tuple[int | None, ...]) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import structs
 
 from alexnet_deploy import __version__
-from alexnet_deploy.types import BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec
+from alexnet_deploy.types import MAX_THREADS, BatchRange, Flavour, GraphForm, OutputKind, Precision, TensorSpec, whole_number
 
 FORMAT = "alexnet-deploy/1"
 _MAX_FILE_NAME_BYTES = 255
@@ -202,6 +202,10 @@ class TunedRecord(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float
     cpu: str
     cores: int
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            whole_number(self.threads, "threads", MAX_THREADS)
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):

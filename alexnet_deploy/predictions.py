@@ -17,6 +17,7 @@ from alexnet_deploy import datasets
 from alexnet_deploy.decoding import Source
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
+from alexnet_deploy.preprocess import SUFFIXES
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Prediction, Runtime
 from alexnet_deploy.types import Progress, silent
@@ -68,8 +69,8 @@ def collect(locations: Iterable[str], within: tuple[str, ...] = ()) -> Iterator[
     """The pictures that are meant, one after another. A file that is missing is found out when it is read.
 
     Args:
-        locations: files; folders and other picture sets; "demo:test"; glob patterns ("photos/**/*.jpg"); "@list.txt", a file
-            with one location a line; "-", the same from stdin, taken as it comes.
+        locations: files; folders, with all that is below them; other picture sets; "demo:test"; glob patterns
+            ("photos/**/*.jpg"); "@list.txt", a file with one location a line; "-", the same from stdin, taken as it comes.
         within: the lists that these locations stand in.
 
     Raises:
@@ -82,9 +83,11 @@ def collect(locations: Iterable[str], within: tuple[str, ...] = ()) -> Iterator[
             if location in within:
                 raise DataError(f"the list {location[1:]} names itself", expected="pictures, folders and patterns")
             yield from _listed(_lines(Path(location[1:])), f"the list {location[1:]}", (*within, location))
+        elif os.path.isdir(location):  # noqa: PTH112 (which is not stopped by what may not be looked at)
+            yield from _folder(location)
         elif location.partition(":")[0] == "demo" or datasets.is_set(location):
             yield from _picture_set(location)
-        elif any(sign in location for sign in "*?[") and not Path(location).exists():
+        elif any(sign in location for sign in "*?[") and not os.path.exists(location):  # noqa: PTH110
             yield from _matching(location)
         else:
             yield NamedPicture(location, Path(location))
@@ -111,6 +114,19 @@ def _lines(path: Path) -> list[bytes]:
     return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
 
 
+def _folder(location: str) -> Iterator[NamedPicture]:
+    """Every picture file in it, at any depth, whatever they are to training; else those that a packed set holds."""
+    empty, closed = True, list[str]()
+    for folder, below, files in os.walk(location, onerror=lambda error: closed.append(error.filename)):
+        below.sort()  # in place: they are visited in this order
+        for file in sorted(file for file in files if Path(file).suffix.lower() in SUFFIXES):
+            empty = False
+            yield NamedPicture(str(Path(folder, file)), Path(folder, file))
+    if empty and not closed:
+        yield from _picture_set(location)
+    yield from (NamedPicture(folder, Path(folder)) for folder in closed)  # reading them says why they are
+
+
 def _picture_set(location: str) -> Iterator[NamedPicture]:
     """All pictures of a set, those of every part of it; files are called by the path that was given."""
     root = Path(location).resolve()
@@ -124,7 +140,7 @@ def _matching(pattern: str) -> Iterator[NamedPicture]:
     """Each file once: by way of a link to a folder above it, a pattern would find it forty times over."""
     found: dict[str, str] = {}
     true_folder = cache(os.path.realpath)
-    matches = (name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    matches = (name for name in glob(pattern, recursive=True) if os.path.isfile(name))  # noqa: PTH113, PTH207 (Path.glob takes no absolute pattern)
     for name in sorted(matches, key=len):
         folder, file = os.path.split(name)
         found.setdefault(os.path.join(true_folder(folder), file), name)  # noqa: PTH118 (a million of them)

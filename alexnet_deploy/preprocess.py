@@ -79,12 +79,17 @@ def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
 
     Returns:
         uint8 (recipe.height, recipe.width, 3); the argument itself when it has that size already.
+
+    Raises:
+        InputError: over 100 million pixels.
     """
     if pixels.shape[:2] == (recipe.height, recipe.width):
         return pixels
+    if pixels.shape[0] * pixels.shape[1] > MAX_PICTURE_PIXELS:
+        raise InputError(f"a picture is {pixels.shape[1]}x{pixels.shape[0]} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}")
     from PIL import Image
 
-    return np.asarray(_resized(Image.fromarray(pixels), recipe))
+    return np.asarray(_resized(Image.fromarray(np.ascontiguousarray(pixels)), recipe))
 
 
 def normalise(pixels: Pixels, recipe: Preprocess) -> Batch:
@@ -136,7 +141,7 @@ def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
         return pixels
     out = np.empty((len(pixels), recipe.height, recipe.width, 3), np.uint8)
     for index, picture in enumerate(pixels):
-        out[index] = fit(np.ascontiguousarray(picture), recipe)
+        out[index] = fit(picture, recipe)
     return out
 
 
@@ -159,6 +164,8 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.
             return _as_rgb(picture)
     except FileNotFoundError as error:
         raise PictureError(f"{name} does not exist", expected="a picture file") from error
+    except IsADirectoryError as error:
+        raise PictureError(f"{name} is a folder", expected="a picture file", fix=f"PictureSet.open({name!r}).sources") from error
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for broken files

@@ -25,17 +25,17 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from alexnet_deploy import logs
-from alexnet_deploy.artifact import Artifact, manifest_path
+from alexnet_deploy.artifact import Artifact, existing_file, manifest_path
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.backends.base import Backend
 from alexnet_deploy.door import Door
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
 from alexnet_deploy.foreign import foreign, is_foreign
-from alexnet_deploy.intake import Intake, all_finite, parts
+from alexnet_deploy.intake import Intake, all_finite, parts, plain
 from alexnet_deploy.loading import load, open_engine
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.preprocess import Pixels
-from alexnet_deploy.types import BatchRange, OutputKind
+from alexnet_deploy.types import BatchRange, OutputKind, whole_number
 
 if TYPE_CHECKING:
     from alexnet_deploy.decoding import Source
@@ -45,6 +45,7 @@ log = logs.logger(__name__)
 Probabilities = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
 _SMALLEST = np.finfo(np.float32).tiny
+_MOST_AT_ONCE = 1024  # pictures that wait for a call, whatever a manifest says is its favourite
 
 
 class Prediction(NamedTuple):
@@ -111,13 +112,14 @@ class Runtime:
         Warns:
             FallbackWarning: a plan's twin graph runs on the CPU because there is no usable GPU.
         """
-        if Path(path).suffix == ".zip" or manifest_path(Path(path)).is_file():
+        packed = existing_file(path).suffix == ".zip"
+        if packed or manifest_path(Path(path)).is_file():
             if preprocess is not None or labels or output_kind is not None:
                 raise InputError(
                     f"{path} has a manifest, which says how it is used",
                     expected="preprocess, labels and output_kind for files without one only",
                 )
-            artifact = _packed(path, trust) if Path(path).suffix == ".zip" else Artifact.open(path, check_hash=False)
+            artifact = _packed(path, trust) if packed else Artifact.open(path, check_hash=False)
         else:
             artifact = foreign(path, backend, preprocess, tuple(labels), output_kind)
         loaded = load(artifact, device, backend, threads)
@@ -206,7 +208,7 @@ class Runtime:
         """The `top` most probable classes of each picture, the most probable first.
 
         Args:
-            sources: picture files, or uint8 (H, W, 3) RGB arrays of any sizes.
+            sources: picture files, or uint8 (H, W, 3) RGB arrays of any sizes; of a folder, PictureSet.open(folder).sources.
             top: at most as many as there are classes.
 
         Raises:
@@ -230,9 +232,9 @@ class Runtime:
             workers: threads that decode; one a core when None.
         """
         for what, number in (("top", top), ("batch_size", batch_size), ("workers", workers)):
-            if number is not None and number < 1:
-                raise InputError(f"{what} is {number}", expected="at least 1")
-        return self._classify_each(sources, top, batch_size or self.batch.opt, workers, self.recipe)
+            if number is not None:
+                whole_number(number, what)
+        return self._classify_each(sources, top, batch_size or min(self.batch.opt, _MOST_AT_ONCE), workers, self.recipe)
 
     def _classify_each(
         self, sources: Iterable[Source], top: int, batch_size: int, workers: int | None, recipe: Preprocess
@@ -299,8 +301,10 @@ class Runtime:
 
     def _run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Checks a batch and sends it through the engine in chunks: float32 (N, classes), raw and finite."""
-        if not isinstance(batch, np.ndarray):
-            return self._run_on_device(batch)
+        if type(batch) is not np.ndarray:
+            if not isinstance(batch, np.ndarray):
+                return self._run_on_device(batch)
+            batch = plain(batch)
         are_pictures = self._intake.are_pictures(batch)
         count = len(batch)
         if 0 < count <= self.batch.max:

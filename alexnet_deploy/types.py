@@ -1,9 +1,14 @@
 """The words that every room shares: frozen, and made of nothing but the standard library and msgspec's Struct."""
 
 from enum import StrEnum
-from typing import Protocol
+from operator import index
+from typing import Any, Protocol
 
 from msgspec import Struct
+
+from alexnet_deploy.errors import InputError
+
+MAX_THREADS = 1024  # in one call; onnxruntime tries for hours to start a million of them
 
 
 class Precision(StrEnum):
@@ -74,6 +79,18 @@ class BatchRange(Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise ValueError(f"batch range {self.min}..{self.opt}..{self.max} is not 1 <= min <= opt <= max")
+
+
+def whole_number(value: Any, what: str, most: int | None = None) -> int:
+    """`value` as an int from 1 to `most`; numpy's integers count, truth does not. Raises InputError."""
+    try:
+        number = 0 if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= (most or number):
+        wanted = "a whole number, at least 1" if most is None else f"a whole number from 1 to {most:,}"
+        raise InputError(f"{what} is {value!r}", expected=wanted)
+    return number
 
 
 class Progress(Protocol):

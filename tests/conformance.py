@@ -138,6 +138,13 @@ class Conformance:
             with pytest.raises(InputError, match="the batch is a"):
                 runtime.logits(wrong)  # type: ignore[arg-type]
 
+    def test_of_subclasses_of_arrays_numbers_count_and_masks_are_refused(self, runtime: Runtime, artifact: Artifact) -> None:
+        batch = self.rows(artifact, 3)
+        np.testing.assert_array_equal(runtime.logits(batch.view(np.recarray)), runtime.logits(batch))
+        masked = np.ma.masked_invalid(np.where(batch > 1, np.nan, batch))  # NaN, under a mask
+        with pytest.raises(InputError, match="the batch is a masked array"):
+            runtime.predict(masked)
+
     @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("row", [0, 10])
     def test_nan_and_infinity_are_refused_and_the_picture_named(

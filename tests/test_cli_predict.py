@@ -245,6 +245,34 @@ def test_a_pattern_finds_each_picture_once_where_links_lead_in_circles(artifact:
     ]
 
 
+def test_a_folder_means_all_pictures_below_it(artifact: Artifact, folder: Path) -> None:
+    """Also those beside subfolders, which training does not look at, and though a subfolder is empty."""
+    (folder / "day 2" / "deep").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    (folder / "0.png").rename(folder / "day 2" / "deep" / "0.png")
+    (folder / "1.png").rename(folder / "day 2" / "1.PNG")
+    (folder / "notes.txt").write_text("no picture")
+    done = predict(artifact, folder, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = [Path(picture["name"]) for picture in json.loads(done.stdout)["pictures"]]
+    assert found == [folder / name for name in ("2.png", "day 2/1.PNG", "day 2/deep/0.png")]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who is root may look everywhere")
+def test_what_may_not_be_looked_at_is_reported_and_does_not_stop_the_rest(artifact: Artifact, folder: Path) -> None:
+    closed = folder / "closed"
+    closed.mkdir()
+    (folder / "0.png").rename(closed / "0.png")
+    closed.chmod(0)
+    try:
+        done = predict(artifact, folder, closed / "0.png", "--json")
+    finally:
+        closed.chmod(0o700)
+    assert done.exit_code == 2
+    assert [bool(picture["error"]) for picture in json.loads(done.stdout)["pictures"]] == [False, False, True, True]
+    assert done.stderr.count("Permission denied") == 2
+
+
 def test_there_are_no_columns_for_more_classes_than_there_are(artifact: Artifact, folder: Path) -> None:
     done = predict(artifact, folder, "--top", 10**9, "--format", "csv")
     assert done.stdout.splitlines()[0].count("label_") == len(LABELS)

@@ -89,6 +89,7 @@ def test_a_manifest_of_another_file_is_refused(artifact: Artifact) -> None:
         {"twin": {"file": "twin.onnx", "sha256": "short"}},
         {"input": {"name": "x", "dtype": "float32", "shape": "many"}},
         {"output": {"name": "x", "dtype": "float32", "shape": []}},
+        {"tuned": {"backend": "openvino", "device": "cpu", "threads": 10**6, "batch": 1, "latency_ms": 1, "cpu": "", "cores": 1}},
         {"kind": "plan"},
     ],
 )

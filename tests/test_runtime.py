@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +119,19 @@ class TestChoosing:
             Runtime(tiny.path, backend="tensorrt")
         with pytest.raises(InputError, match="there is no backend 'caffe'"):
             Runtime(tiny.path, backend="caffe")
+        with pytest.raises(InputError, match="there is no backend 5"):
+            Runtime(tiny.path, backend=5)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"the twin 'model\.int8\.cpu\.onnx'"):
             Runtime(plan_with_twin(tmp_path).path, backend="onnxruntime")
 
-    @pytest.mark.parametrize(("device", "threads"), [("gpu", None), ("cuda:0", None), ("auto", 0), ("auto", True), ("cpu", 1.5)])
+    @pytest.mark.parametrize(
+        ("device", "threads"),
+        [("gpu", None), ("cuda:0", None), ("auto", 0), ("auto", True), ("cpu", 1.5), ("cpu", "2"), ("cpu", 10**6)],
+    )
     def test_unknown_devices_and_impossible_threads_are_refused(self, tiny: Artifact, device: str, threads: Any) -> None:
         with pytest.raises(InputError):
             Runtime(tiny.path, device, threads=threads)
+        assert Runtime(tiny.path, threads=np.int64(1)).threads == 1  # type: ignore[arg-type]
 
     def test_a_missing_package_is_named_with_its_extra(self, tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails, as where it is not installed
@@ -156,8 +164,21 @@ class TestFiles:
     def test_what_is_not_there_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(ArtifactMissing, match="does not exist"):
             Runtime(tmp_path / "none.onnx")
-        with pytest.raises(ArtifactMissing, match="is a folder"):
-            Runtime(tmp_path)
+        for folder in (tmp_path, "", ".", "/"):
+            with pytest.raises(ArtifactMissing, match="is a folder"):
+                Runtime(folder)
+        with pytest.raises(ArtifactMissing, match="cannot be looked at: File name too long"):
+            Runtime("x" * 5000 + ".onnx")
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who is root may read everything")
+    def test_what_may_not_be_read_is_said(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx")
+        manifest_path(artifact.path).chmod(0)
+        with pytest.raises(ManifestError, match="cannot be read: Permission denied"):
+            Runtime(artifact.path)
+        artifact.path.chmod(0)
+        with pytest.raises(ArtifactMissing, match="may not be read"):
+            Runtime(artifact.path)
 
     def test_a_file_without_manifest_needs_a_named_backend(self, tiny: Artifact, tmp_path: Path) -> None:
         path = tmp_path / "foreign.onnx"
@@ -229,6 +250,26 @@ def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers:
     assert all_finite(numbers) == np.isfinite(numbers).all()
     huge = np.full_like(numbers, np.finfo(np.float32).max)
     assert all_finite(huge)
+
+    def test_a_smallest_batch_that_no_machine_holds_is_refused(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx", batch=BatchRange(10**9, 10**9, 10**9))
+        with pytest.raises(ModelError, match=r"takes no fewer than 1,000,000,000 pictures at once, 3,072 GB"):
+            Runtime(artifact.path)
+
+    def test_a_favourite_batch_without_measure_does_not_fill_the_memory(self, tmp_path: Path) -> None:
+        taken = 0
+
+        def endless() -> Iterator[npt.NDArray[np.uint8]]:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield picture_batch(1)[0]
+
+        with Runtime(tiny_artifact(tmp_path / "m.onnx", batch=BatchRange(1, 10**9, 10**9)).path) as runtime:
+            answers = runtime.classify_each(endless())
+            next(answers)
+            answers.close()  # type: ignore[attr-defined]
+        assert taken < 4096
 
 
 class TestAnswers:
@@ -334,14 +375,19 @@ class TestClassify:
             tmp_path / "broken.jpg",
             tmp_path / "none.jpg",
             np.zeros((3, 4), np.uint8),
+            np.ma.masked_equal(picture_batch(1)[0], 0),
+            np.broadcast_to(np.uint8(0), (100_000, 100_000, 3)),
             picture_batch(1)[0],
         ]
         with Runtime(tiny.path) as runtime:
             with pytest.raises(PictureError, match=r"broken\.jpg"):
                 runtime.classify(sources)
+            with pytest.raises(PictureError, match=r"is a folder.*PictureSet\.open"):
+                runtime.classify([tmp_path])
             outcomes = list(runtime.classify_each(iter(sources), top=1, batch_size=2))
-        assert [type(outcome.error) for outcome in outcomes] == [type(None), PictureError, PictureError, InputError, type(None)]
-        assert outcomes[0] == outcomes[4]
+        sound = type(None)
+        assert [type(outcome.error) for outcome in outcomes] == [sound, *[PictureError] * 2, *[InputError] * 3, sound]
+        assert outcomes[0] == outcomes[-1]
 
     def test_a_stream_without_end_is_taken_as_it_is_needed(self, tiny: Artifact) -> None:
         taken = 0
@@ -359,9 +405,9 @@ class TestClassify:
             assert taken <= 40
             answers.close()  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("wrong", [{"top": 0}, {"batch_size": 0, "top": 1}, {"workers": -1, "top": 1}])
-    def test_impossible_options_are_refused_at_once(self, tiny: Artifact, wrong: dict[str, int]) -> None:
-        with Runtime(tiny.path) as runtime, pytest.raises(InputError, match="expected at least 1"):
+    @pytest.mark.parametrize("wrong", [{"top": 0}, {"top": 1.5}, {"batch_size": 0, "top": 1}, {"workers": -1, "top": 1}])
+    def test_impossible_options_are_refused_at_once(self, tiny: Artifact, wrong: dict[str, Any]) -> None:
+        with Runtime(tiny.path) as runtime, pytest.raises(InputError, match="expected a whole number, at least 1"):
             runtime.classify_each([], **wrong)
 
 

@@ -60,7 +60,7 @@ FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
 
 def entry(name: str) -> Entry:
     """The table's line for `name`; "tensorrt_rtx" is understood too. Raises InputError for an unknown name."""
-    found = BACKENDS.get(name.replace("_", "-"))
+    found = BACKENDS.get(name.replace("_", "-")) if isinstance(name, str) else None
     if found is None:
         raise InputError(f"there is no backend {name!r}", expected=f"one of {', '.join(BACKENDS)}")
     return found
