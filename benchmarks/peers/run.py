@@ -29,6 +29,7 @@ import numpy.typing as npt
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import to_builtins
+from alexnet_deploy.neighbours import Neighbours
 from alexnet_deploy.pictures import PictureSet
 
 HERE = Path(__file__).parent
@@ -99,9 +100,9 @@ def main() -> None:
                 outcome.size_mb = output.stat().st_size / 1e6
             if outcome.exit_code == 0 and name not in ENGINE_ONLY:
                 made[name] = output
-        judge(outcomes, made, pictures, test.labels)
+        others_cpus = judge(outcomes, made, pictures, test.labels)
     RESULTS.mkdir(exist_ok=True)
-    found = {"machine": to_builtins(Machine.here()), "load_before": os.getloadavg()[0], "outcomes": [asdict(o) for o in outcomes]}
+    found = {"machine": to_builtins(Machine.here()), "others_cpus": others_cpus, "outcomes": [asdict(o) for o in outcomes]}
     (RESULTS / "peers.json").write_text(json.dumps(found, indent=2) + "\n")
     (RESULTS / "peers.md").write_text(page(found, outcomes))
 
@@ -137,7 +138,8 @@ def measured(tool: str, words: list[object], work: Path) -> Outcome:
     return Outcome(tool, code, seconds, usage.ru_maxrss / 1024, last_words=lines[-1] if code and lines else "")
 
 
-def judge(outcomes: list[Outcome], made: dict[str, Path], pictures: Floats, labels: npt.NDArray[np.int64]) -> None:
+def judge(outcomes: list[Outcome], made: dict[str, Path], pictures: Floats, labels: npt.NDArray[np.int64]) -> float | None:
+    """Fills in what is said of each graph; returns the CPUs that other processes kept busy while they were timed."""
     sessions = {name: session(path, exact=False) for name, path in made.items()}
     reference = answers(sessions["FP32, as it is"], pictures)
     by_tool = {outcome.tool: outcome for outcome in outcomes}
@@ -149,14 +151,16 @@ def judge(outcomes: list[Outcome], made: dict[str, Path], pictures: Floats, labe
         outcome.exact_top1, outcome.exact_agreement = share(exact == labels), share(exact == reference)
         outcome.builds = builds(path)
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    one = pictures[:1]
+    one, others = pictures[:1], Neighbours()
     for _ in range(CALLS):
         for name, running in sessions.items():
             begun = time.perf_counter()
             running.run(None, {running.get_inputs()[0].name: one})
             times[name].append(1000 * (time.perf_counter() - begun))
+    busy = others.cpus()
     for name, values in times.items():
         by_tool[name].latency_ms = float(np.median(values))
+    return busy
 
 
 def session(path: Path, *, exact: bool):  # type: ignore[no-untyped-def]
@@ -198,7 +202,7 @@ def builds(path: Path) -> bool:
 
 
 def page(found: dict[str, object], outcomes: list[Outcome]) -> str:
-    machine = found["machine"]
+    machine, others = found["machine"], found["others_cpus"]
     assert isinstance(machine, dict)
     rows = [f"| {' | '.join(cells(outcome))} |" for outcome in outcomes]
     remarks = [f"- **{o.tool}** ended with exit code {o.exit_code}: `{o.last_words}`" for o in outcomes if o.exit_code]
@@ -218,12 +222,13 @@ def page(found: dict[str, object], outcomes: list[Outcome]) -> str:
             "*top-1* and *agree* are on onnxruntime's CPU kernels, *exact* with Q/DQ computed as written, as TensorRT does;",
             "*ms* is the median call on the CPU at batch 1; *builds* whether TensorRT for RTX makes an engine of it;",
             "*s* and *peak MB* are of the whole tool, imports included.",
+            "Our graph for TensorRT is not for those kernels (docs/concepts.md).",
             "",
             *remarks,
             *([""] if remarks else []),
             f"{machine['cpu']}, {machine['cores']} cores, {'VNNI' if machine['vnni'] else 'no VNNI'},",
             f"Python {machine['python']}, {str(machine['measured'])[:10]};",
-            f"load average {found['load_before']:.1f} at the end: other work ran beside.",
+            *([] if others is None else [f"other processes kept {others:.2f} CPUs busy during the timing."]),
             "Versions: " + "; ".join(", ".join(packages) for packages in ENVIRONMENTS.values()) + ".",
             "",
         ]
