@@ -68,10 +68,14 @@ def _nothing() -> None:
     pass
 
 
-def opened(path: Path, *, batch: np.ndarray | None = None, threads: int | None = None) -> Runtime:
-    """A Runtime on the CPU that is as fast as it will be: it has had a call, and its memory is in place."""
-    runtime = Runtime(path, "cpu", "onnxruntime", threads=threads)
-    runtime.logits(floats(1) if batch is None else batch)
+def opened(path: Path, batch: np.ndarray, *, threads: int | None = None) -> Runtime:
+    """An artifact on onnxruntime, settled."""
+    return settled(Runtime(path, "cpu", "onnxruntime", threads=threads), batch)
+
+
+def settled(runtime: Runtime, batch: np.ndarray) -> Runtime:
+    """A Runtime that is as fast as it will be: it has had a call, and its memory is in place."""
+    runtime.logits(batch)
     runtime.settle()
     return runtime
 
@@ -95,7 +99,7 @@ def overhead(models: Models, seconds: float) -> Tables:
             ("full-size, tuned, network", models["tuned"], new, partial(write_again, new), 0.3),
             ("full-size INT8 network, an old batch", models["int8"], new, _nothing, 0.25),
         ):
-            with opened(path, batch=batch, threads=1) as runtime:
+            with opened(path, batch, threads=1) as runtime:
                 bare = runtime._engine._session  # another session of the same file differs by 2 to 3 % already
                 calls: dict[str, Call] = {
                     "bare session": lambda bare=bare, batch=batch: bare.run(None, {"input": batch}),
@@ -123,7 +127,7 @@ def peers(models: Models, seconds: float) -> Tables:
     found = {}
     with torch.inference_mode(), ExitStack() as stack:
         calls: dict[str, Callable[[np.ndarray], object]] = {
-            OURS: stack.enter_context(opened(models["int8"], batch=floats(32))).logits,
+            OURS: stack.enter_context(opened(models["int8"], floats(32))).logits,
             ORT_DEFAULT: session(models["ort-default"]),
             EAGER: lambda batch: model(torch.from_numpy(batch)),
             COMPILED: lambda batch: compiled(torch.from_numpy(batch)),
@@ -132,7 +136,7 @@ def peers(models: Models, seconds: float) -> Tables:
             calls[NNCF] = bare_openvino(models["nncf"])
         pairs = [{name: calls[name] for name in (OURS, ORT_DEFAULT)}]
         for _ in range(2):
-            ours = stack.enter_context(opened(models["int8"], batch=floats(32)))
+            ours = stack.enter_context(opened(models["int8"], floats(32)))
             pairs.append({OURS: ours.logits, ORT_DEFAULT: session(models["ort-default"])})
         for count in BATCHES:
             batch, timed = floats(count), 3 if count == 1 else 1
@@ -161,11 +165,9 @@ def tuned(models: Models, seconds: float) -> Tables:
     compared them on the 1,000 test pictures.
     """
     found = {}
-    with opened(models["trained-int8"], batch=floats(8)) as int8, Runtime(models["tuned"]) as chosen:
-        chosen.logits(floats(8))
-        chosen.settle()
+    with opened(models["trained-int8"], floats(32)) as int8, settled(Runtime(models["tuned"]), floats(32)) as chosen:
         peer = session(models["trained-ort-default"])
-        for count, share in ((1, 0.6), (8, 0.4)):
+        for count, share in ((1, 0.5), (8, 0.25), (32, 0.25)):
             batch = floats(count)
             calls: dict[str, Call] = {
                 ORT_DEFAULT: partial(peer, batch),
@@ -192,12 +194,10 @@ def uint8(models: Models, seconds: float) -> Tables:
 
     found = {}
     with (
-        opened(models["trained-int8"], batch=pixels(8)) as plain,
-        opened(models["trained-uint8"], batch=pixels(8)) as baked,
-        Runtime(models["tuned"]) as chosen,
+        opened(models["trained-int8"], pixels(8)) as plain,
+        opened(models["trained-uint8"], pixels(8)) as baked,
+        settled(Runtime(models["tuned"]), pixels(8)) as chosen,
     ):
-        chosen.logits(pixels(8))
-        chosen.settle()
         for count in (1, 8):
             p = pixels(count)
             calls: dict[str, Call] = {
@@ -254,8 +254,8 @@ def pictures(models: Models, seconds: float) -> Tables:
     found = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        opened(models["int8"], batch=pixels(8)) as all_cores,
-        opened(models["int8"], batch=pixels(8), threads=1) as one_core,
+        opened(models["int8"], pixels(8)) as all_cores,
+        opened(models["int8"], pixels(8), threads=1) as one_core,
     ):
         for height, width in ((375, 500), (1200, 1600)):
             small = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)

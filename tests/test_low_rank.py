@@ -200,7 +200,7 @@ def test_what_would_not_get_thinner_is_refused(tmp_path: Path, pictures: Picture
     layers = observe(whole, pictures)
     with pytest.raises(ModelError, match="no layer that gets thinner"):
         to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(1e-9, 1e-9))
-    with pytest.raises(InputError, match="200.00% of fully connected"):
+    with pytest.raises(InputError, match=r"200\.00% of fully connected"):
         to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(connected=2))
     assert not (tmp_path / "thin.onnx").exists()
     assert observe(tiny_artifact(tmp_path / "narrow.onnx"), pictures) == {}
