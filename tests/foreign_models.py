@@ -324,6 +324,74 @@ def newest_opset() -> Foreign:
     return Foreign(net.model(net.head(trunk(net), 16), ir_version=10))
 
 
+def attention() -> Foreign:
+    """As a vision transformer: patches as tokens, LayerNormalization, products of rank 3, GELU written out."""
+    net = Net(opset=17)
+    width, places = 16, 16
+
+    def norm(data: str) -> str:
+        return net.node(
+            "LayerNormalization", data, net.constant(np.ones(width, np.float32)), net.weight(width, fan_in=100), axis=-1
+        )
+
+    def product(data: str, given: int = width, made: int = width) -> str:
+        return net.node("Add", net.weight(made, fan_in=100), net.node("MatMul", data, net.weight(given, made, fan_in=given)))
+
+    patches = net.conv("data", width, 3, 8, strides=[8, 8], pads=[0] * 4)
+    tokens = net.node("Transpose", net.node("Reshape", patches, net.constant([0, width, places], np.int64)), perm=[0, 2, 1])
+    normed = norm(tokens)
+    query, key, value = (product(normed) for _ in range(3))
+    scores = net.node("MatMul", query, net.node("Transpose", key, perm=[0, 2, 1]))
+    weights = net.node("Softmax", net.node("Mul", scores, net.constant(np.float32(width**-0.5))), axis=-1)
+    tokens = net.node("Add", tokens, product(net.node("MatMul", weights, value)))
+    hidden = product(norm(tokens), made=2 * width)
+    half = net.node(
+        "Add", net.node("Erf", net.node("Div", hidden, net.constant(np.float32(2**0.5)))), net.constant(np.float32(1))
+    )
+    gelu = net.node("Mul", net.node("Mul", hidden, half), net.constant(np.float32(0.5)))
+    tokens = net.node("Add", tokens, product(gelu, given=2 * width))
+    return Foreign(net.model(net.gemm(net.node("ReduceMean", norm(tokens), axes=[1], keepdims=0), width)))
+
+
+def tied_weights() -> Foreign:
+    """There and back by the same matrix, as an autoencoder."""
+    net = Net()
+    flat = net.node("Flatten", net.node("GlobalAveragePool", trunk(net)))
+    tied = net.weight(12, 16, fan_in=16)
+    return Foreign(net.model(net.gemm(net.node("Gemm", net.relu(net.node("Gemm", flat, tied, transB=1)), tied), 16)))
+
+
+def biases_of_all_shapes() -> Foreign:
+    """alpha and beta, biases of one row, of one number, of none, and an Add behind each."""
+    net = Net()
+    flat = net.node("Flatten", net.node("GlobalAveragePool", trunk(net)))
+    for shape, alpha, beta in (((1, 16), 0.5, 2.0), ((1,), 1.0, 1.0), ((), 2.0, 0.5)):
+        bias = net.constant(net.random.uniform(-0.2, 0.2, shape), np.float32)
+        flat = net.node("Gemm", flat, net.weight(16, 16, fan_in=16), bias, alpha=alpha, beta=beta)
+        flat = net.relu(net.node("Add", net.constant(np.full((1, 16), 0.1, np.float32)), flat))
+    return Foreign(net.model(net.node("Sub", net.gemm(flat, 16), net.constant(np.float32(0.3)))))
+
+
+def group_normalisation() -> Foreign:
+    """Of opset 21; onnx's own inference tells nothing of its result."""
+    net = Net(opset=21)
+    data = net.pool(net.conv("data", 16, 3))
+    scale, shift = (net.constant(net.random.uniform(0.5, 1.5, 16), np.float32) for _ in range(2))
+    data = net.relu(net.node("GroupNormalization", data, scale, shift, num_groups=4))
+    return Foreign(net.model(net.head(net.relu(net.conv(data, 16, 16)), 16), ir_version=10))
+
+
+def scale_layers() -> Foreign:
+    """Batch normalisation as Caffe's Scale and dlib's affine layers: a product and a sum a channel."""
+    net = Net()
+    data = "data"
+    for given, channels in ((3, 8), (8, 16)):
+        gain, offset = (net.constant(net.random.uniform(0.5, 1.5, (channels, 1, 1)), np.float32) for _ in range(2))
+        scaled = net.node("Mul", gain, net.conv(data, channels, given, bias=False))
+        data = net.pool(net.relu(net.node("Sub", net.node("Add", scaled, offset), net.constant(np.float32(0.2)))))
+    return Foreign(net.model(net.head(data, 16)))
+
+
 ACCEPTED: dict[str, Callable[[], Foreign]] = {
     maker.__name__: maker
     for maker in (
@@ -353,6 +421,11 @@ ACCEPTED: dict[str, Callable[[], Foreign]] = {
         weights_stored_in_half,
         local_function,
         newest_opset,
+        attention,
+        tied_weights,
+        biases_of_all_shapes,
+        group_normalisation,
+        scale_layers,
     )
 }
 

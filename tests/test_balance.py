@@ -24,7 +24,8 @@ from alexnet_deploy.quantization.observation import observe
 from alexnet_deploy.quantization.qdq import cpu_form, tensorrt_form
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.ranges import choose_range
-from alexnet_deploy.quantization.weights import quantise_weights
+from alexnet_deploy.quantization.trained import Nearest
+from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour, GraphForm, Precision
 from tests.small_nets import CLASSES, Net, alexnet_like, artifact_of, branching
@@ -84,7 +85,7 @@ def test_balanced_channels_answer_better_in_both_forms(
     graph = load_graph(model.path)
     layers = find_layers(graph)
     ranges = {name: choose_range(seen, "mse") for name, seen in observe(graph, model.manifest, PICTURES).histograms.items()}
-    weights = quantise_weights(graph, layers, Precision.INT8)
+    weights = Nearest().quantised(graph, layers, Precision.INT8)
     plain = (cpu_form if form is GraphForm.CPU else tensorrt_form)(graph, layers, ranges, weights)
     reference, own, other = (logits(each, model.manifest, HELD_OUT) for each in (graph, load_graph(made.path), plain))
     assert relative_error(reference, own) < 0.1 * relative_error(reference, other)
@@ -105,6 +106,31 @@ def test_the_cpu_form_stays_in_integer_kernels(model: Artifact, calibration: Cal
     kernels = fused_operators(load_graph(made.path))
     assert kernels.count("QLinearConv") == 4
     assert kernels.count("QGemm") == 1
+
+
+@pytest.mark.parametrize(
+    "kinds", [["GlobalAveragePool"], ["MaxPool", "GlobalAveragePool", "Conv"], ["AveragePool", "GlobalMaxPool"]]
+)
+def test_what_onnxruntime_averages_in_integers_keeps_one_scale(kinds: list[str], tmp_path: Path) -> None:
+    """It takes an average between two rounded tensors for one of its own, also where others stand around it, and then fails."""
+    net = Net()
+    x = net.conv("input", "uneven", (8, 3))
+    for tensor in net.weights:
+        shape = (-1, *[1] * (len(tensor.dims) - 1))
+        values = numpy_helper.to_array(tensor) * np.geomspace(1, 0.01, 8, dtype=np.float32).reshape(shape)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    for kind in kinds:
+        x = net.conv(x, "behind", (8, 8), 1) if kind == "Conv" else net.op(kind, x, **({} if "Global" in kind else window))
+    net.gemm(net.op("Flatten", x), "head", (CLASSES, 8), out="logits")
+    model = artifact_of(net.model(), tmp_path)
+    made = quantize(
+        model, tmp_path / "q.onnx", Precision.INT8, form=GraphForm.CPU, calibration=calibrate(model, PICTURES, method="mse")
+    )
+    with Runtime(made.path, "cpu") as runtime, Runtime(model.path, "cpu") as reference:
+        shown = np.stack([HELD_OUT.picture(index) for index in range(4)])
+        expected = reference.logits(shown)
+        np.testing.assert_allclose(runtime.logits(shown), expected, atol=0.05 * float(np.abs(expected).max()))
 
 
 def test_tensorrt_builds_a_plan_of_it(model: Artifact, calibration: Calibration, tmp_path: Path) -> None:

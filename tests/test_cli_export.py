@@ -203,6 +203,12 @@ def test_adopt_takes_every_number_by_itself(models: Path, foreign: Path) -> None
     assert (recipe.channel_order, recipe.interpolation) == ("bgr", "bicubic")
 
 
+def test_one_number_counts_for_all_channels(models: Path, foreign: Path) -> None:
+    assert call("adopt", foreign, "--scale", "1", "--mean", "127.5", "--std", "128").exit_code == 0
+    recipe = Artifact.open(models / "foreign.adopted.onnx").manifest.preprocess
+    assert (recipe.mean, recipe.std) == ((127.5,) * 3, (128.0,) * 3)
+
+
 def test_adopt_can_put_the_preprocessing_into_the_graph(models: Path, foreign: Path) -> None:
     assert call("adopt", foreign, "--preset", "caffe", "--input", "uint8").exit_code == 0
     assert str(Artifact.open(models / "foreign.adopted.onnx").manifest.input) == "pixels uint8 (N, 32, 32, 3)"

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph import edit, layer_precisions, normalise
+from alexnet_deploy.onnx_graph.classifier import rearranging
 from alexnet_deploy.onnx_graph.files import check
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
@@ -72,6 +73,21 @@ def test_the_graph_given_is_left_as_it_was() -> None:
 def test_no_float32_weights_are_left_behind() -> None:
     half = to_half(normalised("residual"), "float16")
     assert {tensor.data_type for tensor in half.graph.initializer} == {TensorProto.FLOAT16}
+
+
+def test_probabilities_keep_their_small_ones_whatever_rearranges_them() -> None:
+    """A Softmax of an old opset may come with a Reshape behind it, where what is below 6e-8 would become zero in float16."""
+    net = Net(opset=20)
+    scores = net.node("Mul", net.head(trunk(net), 16), net.constant([12.0], np.float32))
+    model = net.model(net.node("Reshape", net.node("Softmax", scores), net.constant([0, 10], np.int64)))
+    normalise(model)
+    assert len(rearranging(model)) == 1
+    batch = a_batch(model)
+    expected = function(model)(batch)
+    assert ((expected > 1e-30) & (expected < 1e-9)).any()
+    found = np.log(np.maximum(function(to_half(model, "float16"))(batch), 1e-38))
+    sure = expected > 1e-30
+    np.testing.assert_allclose(found[sure], np.log(expected[sure]), rtol=0.02, atol=0.2)
 
 
 def test_local_response_normalisation_stays_in_float32() -> None:

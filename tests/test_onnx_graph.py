@@ -11,6 +11,7 @@ from foreign_models import ACCEPTED, REFUSED, SIZE, Net, save, trunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.artifact import Artifact, manifest_path
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
@@ -18,6 +19,7 @@ from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.onnx_graph import adopt, describe, edit, load_graph, normalise, save_graph
 from alexnet_deploy.onnx_graph.classifier import logits_of
+from alexnet_deploy.onnx_graph.fold import fold_affine
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.onnx_graph.statistics import statistics
@@ -51,7 +53,7 @@ def test_an_adopted_model_speaks_the_dialect_and_answers_as_before(name: str, tm
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
     assert all(node.name for node in model.graph.node)
     weights = edit.initialisers(model.graph)
-    assert all(node.input[1] in weights for node in edit.nodes_of(model.graph, "Conv", "Gemm", "MatMul"))
+    assert all(node.input[1] in weights for node in edit.nodes_of(model.graph, "Conv", "Gemm"))
     assert artifact.manifest.input.shape[0] is None
 
     pixels = np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
@@ -76,10 +78,41 @@ def test_what_is_no_image_classifier_is_refused_in_one_sentence(name: str, tmp_p
 
 def test_batch_normalisation_after_a_convolution_is_folded_and_elsewhere_kept() -> None:
     model = foreign_models.batch_normalisation().model
-    assert "BatchNormalization folded" in normalise(model)
+    assert "products and sums a channel folded into layers" in normalise(model)
     kept = list(edit.nodes_of(model.graph, "BatchNormalization"))
     assert len(kept) == 1
     assert edit.producers(model.graph)[kept[0].input[0]].op_type == "MaxPool"
+
+
+def test_products_and_sums_behind_a_layer_become_part_of_it() -> None:
+    for maker in (foreign_models.scale_layers, foreign_models.biases_of_all_shapes):
+        model = maker().model
+        normalise(model)
+        assert not list(edit.nodes_of(model.graph, "Mul", "Add", "Sub"))
+        for gemm in edit.nodes_of(model.graph, "Gemm"):
+            assert {found.name for found in gemm.attribute} <= {"transB"}
+            assert len(edit.initialisers(model.graph)[gemm.input[2]].dims) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "swapped"), [(kind, swapped) for kind in ("Add", "Sub", "Mul", "Div") for swapped in (False, True)]
+)
+@pytest.mark.parametrize("shape", [(), (1,), (8, 1, 1), (1, 8, 1, 1), (32,), (1, 1, 32, 1), (2, 1, 8, 1, 1)])
+def test_what_is_folded_into_a_convolution_is_one_number_a_channel(kind: str, swapped: bool, shape: tuple[int, ...]) -> None:
+    net = Net()
+    operands = [net.conv("data", 8, 3), net.constant(np.random.default_rng(3).uniform(0.5, 1.5, shape), np.float32)]
+    model = net.model(net.node(kind, *operands[:: -1 if swapped else 1]), output_shape=())
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    batch = np.random.default_rng(4).standard_normal((2, 3, SIZE, SIZE), np.float32)
+    before = ReferenceEvaluator(model).run(None, {"data": batch})[0]
+    folded = fold_affine(model)
+    assert folded == (shape in ((), (1,), (8, 1, 1), (1, 8, 1, 1)) and (kind, swapped) != ("Div", True))
+    np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"data": batch})[0], before, rtol=1e-4, atol=1e-5)
+
+
+def test_an_inspected_graph_that_only_needs_flattening_is_told_who_flattens_it() -> None:
+    with pytest.raises(ModelError, match="alexnet-deploy adopt"):
+        describe(foreign_models.fully_convolutional().model)
 
 
 def test_a_batch_that_cannot_be_opened_stays_fixed(tmp_path: Path) -> None:

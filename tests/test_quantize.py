@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.errors import CalibrationError, InputError
+from alexnet_deploy.errors import CalibrationError, FallbackWarning, InputError
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.onnx_graph import load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
@@ -17,8 +18,9 @@ from alexnet_deploy.quantization.comparison import logits, relative_error
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.trt.build import build
 from alexnet_deploy.types import Flavour, GraphForm, Precision
-from tests.small_nets import alexnet_like, artifact_of, branching
+from tests.small_nets import CLASSES, Net, alexnet_like, artifact_of, branching
 
+PICTURES = PictureSet.open("demo:train").subset(range(64))
 NETS = {"alexnet": alexnet_like, "branching": branching}
 
 
@@ -29,7 +31,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def calibration(model: Artifact) -> Calibration:
-    return calibrate(model, PictureSet.open("demo:train").subset(range(64)), method="mse")
+    return calibrate(model, PICTURES, method="mse")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,38 @@ def test_skipped_layers_stay_as_they_were(model: Artifact, calibration: Calibrat
     found = [layer.precision for layer in made.manifest.layers]
     assert found[0] == found[2] == rest
     assert set(found[1:2] + found[3:]) == {Precision.INT8}
+
+
+def test_layers_that_share_weights_each_have_room_for_their_bias(tmp_path: Path) -> None:
+    """A bias that is huge beside its weights makes their scale coarser: for its own layer alone."""
+    net = Net()
+    x = net.op("Relu", net.conv("input", "stem", (8, 3)))
+    shared, huge = net.weight("shared", 8, 8, 3, 3), numpy_helper.from_array(np.full(8, 1e9, np.float32), "huge")
+    net.weights.append(huge)
+    first, second = (net.op("Conv", x, shared, *bias, pads=[1] * 4) for bias in ((), ("huge",)))
+    x = net.op("Add", first, net.op("Mul", net.op("Relu", second), net.op("Constant", value_float=1e-12)))
+    net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), "head", (CLASSES, 8), out="logits")
+    model = artifact_of(net.model(), tmp_path)
+    made = quantize(
+        model, tmp_path / "q.onnx", Precision.INT8, form=GraphForm.CPU, calibration=calibrate(model, PICTURES, method="minmax")
+    )
+    assert error_of(made, model, PICTURES.subset(range(8))) < 0.1
+
+
+def test_a_bias_beyond_float16_keeps_the_rest_in_float32(tmp_path: Path) -> None:
+    """It is in range as it was written, and no more once its layer's data is shifted."""
+    net = Net()
+    x = net.op("Relu", net.conv("input", "stem", (8, 3)))
+    far = net.op("Add", x, net.op("Constant", value_float=20000.0))
+    net.gemm(net.op("Flatten", net.op("GlobalAveragePool", far)), "head", (CLASSES, 8), out="logits")
+    head = next(tensor for tensor in net.weights if tensor.name == "head.weight")
+    head.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(head)) + np.float32(1), head.name))
+    model = artifact_of(net.model(), tmp_path)
+    calibration = calibrate(model, PICTURES, method="minmax")
+    assert calibration.record.shifted
+    with pytest.warns(FallbackWarning, match="bias.*beyond float16"):
+        made = quantize(model, tmp_path / "q.onnx", Precision.INT8, calibration=calibration)
+    assert error_of(made, model, PICTURES.subset(range(8))) < 0.05
 
 
 def test_weights_keep_to_7_bits_where_asked(model: Artifact, calibration: Calibration, tmp_path: Path) -> None:

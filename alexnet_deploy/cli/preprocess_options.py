@@ -84,8 +84,8 @@ class PreprocessOptions:
                 resize=self.resize,
                 interpolation=self.interpolation or "bilinear",
                 scale=scale if self.scale is None else self.scale,
-                mean=self.mean or (mean[:1] if grey else mean),
-                std=self.std or (std[:1] if grey else std),
+                mean=_for_each(self.mean or mean[:channels], channels),
+                std=_for_each(self.std or std[:channels], channels),
                 channel_order=self.channel_order or ("grey" if grey else order),
                 layout=layout,
             )
@@ -161,6 +161,11 @@ def adopt_with(path: Path, pictures_as: PreprocessOptions, output: Path, *, pixe
     return adopt(path, pictures_as.recipe(takes), pictures_as.read_labels(), output, pixels_in=pixels_in)
 
 
+def _for_each(numbers: tuple[float, ...], channels: int | None) -> tuple[float, ...]:
+    """One number a channel; a single one counts for all of them."""
+    return numbers * channels if channels is not None and len(numbers) == 1 else numbers
+
+
 def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
@@ -183,8 +188,10 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
 _OPTIONS = (
     click.option("--preset", type=click.Choice([*PRESETS]), help="The usual numbers of a family of models."),
     click.option("--scale", type=float, help="What an 8-bit pixel is multiplied by first.  [1/255]"),
-    click.option("--mean", callback=_numbers, metavar="R,G,B", help="Subtracted next, in the order of the channels.  [0]"),
-    click.option("--std", callback=_numbers, metavar="R,G,B", help="Divided by last.  [1]"),
+    click.option(
+        "--mean", callback=_numbers, metavar="R,G,B", help="Subtracted next, in the order of the channels; or one for all.  [0]"
+    ),
+    click.option("--std", callback=_numbers, metavar="R,G,B", help="Divided by last; or one for all.  [1]"),
     click.option("--channel-order", type=click.Choice(["rgb", "bgr", "grey"]), help="[rgb]"),
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="[as the graph's input has it]"),
     click.option("--resize", type=click.IntRange(1, 16384), metavar="PIXELS", help="Shorter side before the crop.  [no crop]"),

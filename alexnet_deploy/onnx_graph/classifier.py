@@ -67,6 +67,10 @@ def _output_spec(model: ModelProto, value: ValueInfoProto) -> TensorSpec:
     spec = _spec(value)
     if spec.dtype != "float32":
         raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)")
+    if len(spec.shape) > 2 and all(n == 1 for n in spec.shape[2:]):
+        raise ModelError(
+            f"the graph's output is {spec}", expected="float32 (N, classes)", fix="alexnet-deploy adopt, which flattens it"
+        )
     if len(spec.shape) != 2 or spec.shape[1] is None:
         raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)")
     if spec.shape[1] < 2:
@@ -93,13 +97,21 @@ def _output_kind(model: ModelProto, name: str) -> OutputKind:
     return OutputKind.LOGITS
 
 
-def _meaning(model: ModelProto, name: str) -> NodeProto | None:
-    """The node that gives the numbers of a tensor their meaning."""
+def rearranging(model: ModelProto) -> list[NodeProto]:
+    """The nodes that lie between the one that gives a classifier's answer its meaning and the graph's output, from the end."""
     made_by = edit.producers(model.graph)
-    node = made_by.get(name)
+    found = []
+    node = made_by.get(model.graph.output[0].name)
     while node is not None and node.op_type in _TRANSPARENT:
+        found.append(node)
         node = made_by.get(node.input[0])
-    return node
+    return found
+
+
+def _meaning(model: ModelProto, name: str) -> NodeProto | None:
+    """The node that gives the numbers of the graph's output, called `name`, their meaning."""
+    behind = rearranging(model)
+    return edit.producers(model.graph).get(behind[-1].input[0] if behind else name)
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

@@ -15,6 +15,9 @@ from alexnet_deploy.errors import ModelError
 
 _SHAPE_TENSOR_ELEMENTS = 64  # what is longer holds weights; what is shorter may be the shape of a Reshape
 
+# Operators with results like their first input, of which onnx's inference knows nothing.
+_NOT_INFERRED = ("GroupNormalization", "MeanVarianceNormalization")
+
 
 def initialisers(graph: GraphProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
@@ -168,13 +171,18 @@ def without_weights(model: ModelProto) -> ModelProto:
 
 
 def infer_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
-    """The model with the type of every tensor that can be told in `graph.value_info`.
+    """The model with the type of every tensor that can be told in `graph.value_info`; nodes may be others.
 
     Raises:
         ModelError: types or shapes in it contradict each other.
     """
+    known = ModelProto()
+    known.CopyFrom(model)
+    for node in nodes_of(known.graph, *_NOT_INFERRED):
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
     try:
-        return onnx.shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
+        return onnx.shape_inference.infer_shapes(known, check_type=strict, strict_mode=strict, data_prop=True)
     except Exception as error:  # the C++ side raises InferenceError, RuntimeError, ValueError and more
         raise ModelError(f"the graph's shapes do not fit together: {first_line(error)}", expected="a sound ONNX graph") from error
 

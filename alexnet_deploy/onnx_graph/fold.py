@@ -1,4 +1,4 @@
-"""Folding: constants, BatchNormalization and operations that do nothing disappear into what stands beside them."""
+"""Folding: constants, one product and sum a channel, and operations that do nothing disappear into what stands beside them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _FOLDABLE = frozenset(
     | {"Shape", "Size", "ReduceProd", "Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Pow", "Floor", "Ceil"}
     | {"Min", "Max", "Not", "Equal", "Where"}
 )
+_ARITHMETIC = ("Mul", "Div", "Add", "Sub")
 
 
 def constants_to_initialisers(model: ModelProto) -> bool:
@@ -130,95 +131,175 @@ def _does_nothing(node: NodeProto) -> bool:
             return False
 
 
-def fold_batch_norm(model: ModelProto) -> int:
-    """BatchNormalization after a Conv or Gemm goes into that layer's weights and bias.
+def fold_affine(model: ModelProto) -> bool:
+    """What follows a Conv or Gemm and is one product and one sum a channel goes into that layer's weights and bias.
 
-    w' = w * gamma / sqrt(variance + epsilon),  b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta
+    BatchNormalization with constant parameters is that, and so are Mul, Div, Add and Sub with one constant a channel, as
+    Caffe's Scale, dlib's affine layers and a MatMul's bias are written:
+
+        gain * (x W + b) + offset = x (gain W) + (gain b + offset)
 
     Returns:
-        How many were folded.
+        Whether there were any. Of several in a row, each call folds the first.
     """
     graph = model.graph
-    folded = [norm for norm in edit.nodes_of(graph, "BatchNormalization") if _fold_into_layer(graph, norm)]
+    made_by, read_by = edit.producers(graph), edit.consumers(graph)
+    weights = edit.initialisers(graph)
+    folded = []
+    for node in edit.nodes_of(graph, "BatchNormalization", *_ARITHMETIC):
+        data = next((name for name in node.input if name in made_by), "")
+        layer = made_by.get(data)
+        if layer is None or layer.op_type not in ("Conv", "Gemm") or len(read_by[data]) > 1:
+            continue
+        if _fold_into_layer(graph, layer, node, data, weights):
+            folded.append(node)
     edit.remove_nodes(graph, folded)
     edit.drop_unused(graph)
-    return len(folded)
+    return bool(folded)
 
 
-def _fold_into_layer(graph: GraphProto, norm: NodeProto) -> bool:
-    """Changes the layer before `norm` so that `norm` can go; False where that is no layer of its own with constant weights."""
-    layer = edit.producers(graph).get(norm.input[0])
-    weights = edit.initialisers(graph)
-    if layer is None or layer.op_type not in ("Conv", "Gemm") or len(edit.consumers(graph)[norm.input[0]]) > 1:
-        return False
-    operands = [name for name in (*layer.input[1:], *norm.input[1:5]) if name]
-    if any(name not in weights for name in operands) or attribute(norm, "training_mode", 0):
+def _fold_into_layer(graph: GraphProto, layer: NodeProto, node: NodeProto, data: str, weights: dict[str, TensorProto]) -> bool:
+    """Changes `layer` so that `node` behind it can go; False where its weights are not constant, or `node` is something else."""
+    if any(name and name not in weights for name in layer.input[1:]):
         return False
     if layer.op_type == "Gemm" and (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) != (1.0, 1.0):
         return False
-    old_weight = array(weights[layer.input[1]])
-    old_bias = array(weights[layer.input[2]]).astype(np.float64) if len(layer.input) > 2 and layer.input[2] else 0.0
-    gamma, beta, mean, variance = (array(weights[name]).astype(np.float64) for name in norm.input[1:5])
+    weight = weights[layer.input[1]]
+    old_bias = array(weights[layer.input[2]]).astype(np.float64) if len(layer.input) > 2 and layer.input[2] else np.zeros(())
     output_axis = 1 if layer.op_type == "Gemm" and not attribute(layer, "transB", 0) else 0
-    channels = old_weight.shape[output_axis : output_axis + 1]
-    if any(values.shape != channels for values in (gamma, beta, mean, variance)):
+    channels = int(weight.dims[output_axis])
+    rank = len(weight.dims)
+    affine = _affine(node, data, (1, channels, *[1] * (rank - 2)), weights)
+    if affine is None or not _is_row(old_bias.shape, channels):
         return False
-    if np.shape(old_bias)[-1:] not in ((), (1,), channels):
-        return False
-    spread = variance + attribute(norm, "epsilon", 1e-5)
-    if not (spread > 0).all():
-        return False  # not what training leaves behind: the graph's own NaN shall be seen
-    gain = gamma / np.sqrt(spread)
-    gain_shape = [-1 if axis == output_axis else 1 for axis in range(old_weight.ndim)]
-    new_weight = (old_weight * gain.reshape(gain_shape)).astype(old_weight.dtype)
-    new_bias = ((old_bias - mean) * gain + beta).astype(old_weight.dtype)
-    # Under new names: another layer may share the old weights.
-    layer.input[:] = [
-        layer.input[0],
-        edit.add_initialiser(graph, edit.fresh_name(graph, f"{layer.input[1]}.folded"), new_weight),
-        edit.add_initialiser(graph, edit.fresh_name(graph, f"{norm.input[2]}.folded"), new_bias),
-    ]
-    return edit.bypass(graph, norm)
+    gain, offset = affine
+    old_weight = array(weight)
+    new_bias = (old_bias.reshape(-1) * gain + offset).astype(old_weight.dtype)
+    layer.input[2:] = [edit.add_initialiser(graph, edit.fresh_name(graph, f"{data}.bias"), new_bias)]
+    if (gain != 1).any():
+        gain_shape = [-1 if axis == output_axis else 1 for axis in range(rank)]
+        new_weight = (old_weight * gain.reshape(gain_shape)).astype(old_weight.dtype)
+        # Under a new name: another layer may share the old weights.
+        name = f"{weight.name.removesuffix('.folded')}.folded"
+        layer.input[1] = edit.add_initialiser(graph, edit.fresh_name(graph, name), new_weight)
+    node.input[:] = [data]
+    return edit.bypass(graph, node)
+
+
+def _affine(
+    node: NodeProto, data: str, shape: tuple[int, ...], weights: dict[str, TensorProto]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """What a node makes of its operand x: gain * x + offset, both float64 (channels,); None where it is something else.
+
+    Args:
+        shape: of one number for each channel of x, with all of x's axes.
+    """
+    parameters = [array(weights[name]).astype(np.float64) for name in node.input if name in weights]
+    if len(parameters) != len(node.input) - 1:
+        return None
+    if node.op_type == "BatchNormalization":
+        spread = parameters[3] + attribute(node, "epsilon", 1e-5)
+        whole = node.input[0] == data and all(values.shape == (shape[1],) for values in parameters)
+        if not whole or attribute(node, "training_mode", 0) or not (spread > 0).all():
+            return None  # not what training leaves behind: the graph's own NaN shall be seen
+        gamma, beta, mean, _ = parameters
+        gain = gamma / np.sqrt(spread)
+        return gain, beta - mean * gain
+    (constant,) = parameters
+    if constant.ndim > len(shape) or np.broadcast_shapes(constant.shape, shape) != shape:
+        return None
+    values = np.broadcast_to(constant, shape).reshape(-1)
+    ones, zeros = np.ones_like(values), np.zeros_like(values)
+    x_first = node.input[0] == data
+    match node.op_type:
+        case "Add":
+            return ones, values
+        case "Sub":
+            return (ones, -values) if x_first else (-ones, values)
+        case "Mul":
+            return values, zeros
+        case _:
+            return (1 / values, zeros) if x_first and values.all() else None
 
 
 def products_to_gemm(model: ModelProto) -> bool:
-    """A MatMul of rank 2 with constant weights, and the Add of a bias after it, become one Gemm: every engine's best case.
+    """A MatMul of rank 2 with constant weights becomes a Gemm: every engine's best case.
 
     Returns:
         Whether there were any.
     """
-    graph = model.graph
     types = edit.value_types(model)
-    weights = edit.initialisers(graph)
+    weights = edit.initialisers(model.graph)
     products = [
         node
-        for node in edit.nodes_of(graph, "MatMul")
+        for node in edit.nodes_of(model.graph, "MatMul")
         if node.input[1] in weights and _rank(types, node.input[0]) == _rank(types, node.input[1]) == 2
     ]
-    biases: list[NodeProto] = []
     for node in products:
         node.op_type = "Gemm"
-        readers = edit.consumers(graph).get(node.output[0], [])
-        bias = (
-            _added_bias(readers[0], node.output[0], weights, int(weights[node.input[1]].dims[1])) if len(readers) == 1 else None
-        )
-        if bias is not None and not any(output.name == node.output[0] for output in graph.output):
-            add = readers[0]
-            node.input.append(bias)
-            add.input[:] = [node.output[0]]
-            if edit.bypass(graph, add):
-                biases.append(add)
-    edit.remove_nodes(graph, biases)
     return bool(products)
 
 
-def _added_bias(add: NodeProto, product: str, weights: dict[str, TensorProto], columns: int) -> str | None:
-    """The constant that `add` adds to each row of `product`, or None where it does something else."""
-    if add.op_type != "Add":
-        return None
-    other = add.input[1] if add.input[0] == product else add.input[0]
-    shape = tuple(weights[other].dims) if other in weights else ()
-    return other if shape in ((columns,), (1, columns)) else None
+def _is_row(shape: tuple[int, ...], columns: int) -> bool:
+    """Whether a tensor of this shape adds the same to each row of a matrix with so many columns."""
+    return shape in ((), (1,), (1, 1), (columns,), (1, columns))
+
+
+def plain_gemms(graph: GraphProto) -> bool:
+    """alpha and beta of each Gemm go into its constant weights and bias, and the bias gets one number an output.
+
+    Returns:
+        Whether there were any to change.
+    """
+    changed = [_make_plain(graph, node) for node in edit.nodes_of(graph, "Gemm")]
+    return any(changed)
+
+
+def _make_plain(graph: GraphProto, gemm: NodeProto) -> bool:
+    weights = edit.initialisers(graph)
+    weight = weights.get(gemm.input[1])
+    bias = gemm.input[2] if len(gemm.input) > 2 else ""
+    if weight is None or (bias and bias not in weights):
+        return False
+    columns = int(weight.dims[0 if attribute(gemm, "transB", 0) else 1])
+    shape = tuple(weights[bias].dims) if bias else (columns,)
+    alpha, beta = attribute(gemm, "alpha", 1.0), attribute(gemm, "beta", 1.0)
+    if not _is_row(shape, columns) or (alpha == beta == 1 and shape == (columns,)):
+        return False
+    # Under new names: another layer may share the old ones.
+    if alpha != 1:
+        values = array(weight)
+        gemm.input[1] = edit.add_initialiser(
+            graph, edit.fresh_name(graph, f"{weight.name}.scaled"), (alpha * values).astype(values.dtype)
+        )
+    if bias and (beta != 1 or shape != (columns,)):
+        values = array(weights[bias])
+        row = np.broadcast_to((beta * values).astype(values.dtype).reshape(-1), columns)
+        gemm.input[2] = edit.add_initialiser(graph, edit.fresh_name(graph, f"{bias}.row"), row)
+    kept = [found for found in gemm.attribute if found.name not in ("alpha", "beta")]
+    del gemm.attribute[:]
+    gemm.attribute.extend(kept)
+    return True
+
+
+def untie(graph: GraphProto) -> bool:
+    """Weights that one layer reads as they are and another transposed are stored twice: their scales run along different axes.
+
+    Returns:
+        Whether there were any.
+    """
+    weights = edit.initialisers(graph)
+    readers: dict[str, tuple[list[NodeProto], list[NodeProto]]] = {name: ([], []) for name in weights}
+    for node in edit.nodes_of(graph, "Gemm", "MatMul"):
+        if node.input[1] in weights:
+            readers[node.input[1]][bool(attribute(node, "transB", 0))].append(node)
+    tied = {name: turned for name, (straight, turned) in readers.items() if straight and turned}
+    for name, turned in tied.items():
+        copy = edit.add_initialiser(graph, edit.fresh_name(graph, f"{name}.transposed"), array(weights[name]).T)
+        for node in turned:
+            node.input[1] = copy
+            edit.set_attribute(node, "transB", 0)
+    return bool(tied)
 
 
 def _rank(types: dict[str, Any], name: str) -> int | None:

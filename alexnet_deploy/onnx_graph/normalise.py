@@ -1,8 +1,8 @@
 """Any exporter's graph to the one dialect that the other rooms read.
 
 Afterwards: opset 20 or later, every weight an initialiser under its own name and none of them a graph input, no Constant,
-Identity, Dropout or foldable BatchNormalization, no local functions, an open batch where the graph allows it, an output of
-rank 2, every node named.
+Identity, Dropout or foldable BatchNormalization, no local functions, no constant weights of a Gemm with alpha or beta, or read
+in two layouts, an open batch where the graph allows it, an output of rank 2, every node named.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def normalise(model: ModelProto, *, open_batch: bool = True) -> list[str]:
     if open_batch and _open_batch(model.graph):
         changes.append("batch made dynamic")
     changes += tidy(model)
+    if fold.untie(model.graph):
+        changes.append("tied weights stored twice")
     _name_nodes(model.graph)
     return changes
 
@@ -62,10 +64,12 @@ def tidy(model: ModelProto) -> list[str]:
             changes["constants folded"] = None
         if fold.drop_no_ops(model.graph):
             changes["operations without effect dropped"] = None
-        if fold.fold_batch_norm(model):
-            changes["BatchNormalization folded"] = None
         if fold.products_to_gemm(model):
             changes["MatMul to Gemm"] = None
+        if fold.plain_gemms(model.graph):
+            changes["Gemm without alpha and beta, biases as rows"] = None
+        if fold.fold_affine(model):
+            changes["products and sums a channel folded into layers"] = None
         if edit.drop_unused(model.graph):
             changes["unused parts dropped"] = None
         if before == (len(changes), len(model.graph.node), len(model.graph.initializer)):

@@ -21,7 +21,7 @@ from alexnet_deploy.errors import BackendError, BackendMissing
 from alexnet_deploy.onnx_graph import edit
 
 Array = npt.NDArray[Any]
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors are raised, and told by who catches them
 _APART_BYTES = 4096  # smaller weights, and shapes, which onnxruntime wants to see while it opens the graph, stay in it
 _PAGE = 4096
 
@@ -72,7 +72,7 @@ def fused_operators(model: ModelProto) -> list[str]:
 
 
 def _open(ort: Any, model: ModelProto, options: Any, outputs: Sequence[str] = ()) -> Any:
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     with tempfile.TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         path = _write(model, outputs, Path(folder))
         try:

@@ -75,13 +75,17 @@ def balanceable(model: ModelProto, layers: Sequence[Layer], observed: Sequence[s
     absorbed = {wiring.activated(layer.output) for layer in layers}
     outputs = {layer.output for layer in layers if layer.weight in own and layer.name in planar}
 
-    rounded = {*observed}
+    # What lies between a layer's data and its root is rounded as well, on the CPU.
+    rounded = {*observed, *(name for layer in layers for node in wiring.path_from_root(layer.data) for name in node.input[:1])}
 
-    def wants_one_scale(node: NodeProto | None) -> bool:
-        return node is not None and node.op_type in _OF_ONE_SCALE and {node.input[0], node.output[0]} <= rounded
+    def wants_one_scale(node: NodeProto) -> bool:
+        return node.op_type in _OF_ONE_SCALE and node.output[0] in rounded
 
     def can(tensor: str) -> bool:
-        if any(map(wants_one_scale, (wiring.maker(tensor), *wiring.users(tensor)))):
+        maker = wiring.maker(tensor)
+        if maker is not None and wants_one_scale(maker) and wiring.root(maker.input[0]) in rounded:
+            return False
+        if any(map(wants_one_scale, wiring.users_behind(tensor))):
             return False
         if tensor in readers:
             if tensor in absorbed or tensor in moved or wiring.root(tensor) != tensor or wiring.maker(tensor) is None:

@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.classifier import logits_of, rearranging
 from alexnet_deploy.onnx_graph.normalise import raise_opset
 from alexnet_deploy.onnx_graph.raw_input import PREFIX as RAW_INPUT
 
@@ -66,6 +67,7 @@ class _Conversion:
 
     Attributes:
         kinds: tensor name -> element type, as the new graph has it.
+        behind_softmax: tensors that only rearrange the answer; probabilities below 6e-8 would be zero in float16.
         versions: (name, element type) -> the name of that tensor in that type, once it was asked for.
         nodes: the new graph's nodes.
     """
@@ -73,6 +75,7 @@ class _Conversion:
     model: ModelProto
     dtype: HalfType
     kinds: dict[str, int] = field(default_factory=dict)
+    behind_softmax: set[str] = field(default_factory=set)
     versions: dict[tuple[str, int], str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
 
@@ -85,6 +88,8 @@ class _Conversion:
         self.kinds = {name: kind.tensor_type.elem_type for name, kind in edit.value_types(self.model).items()}
         self.weights = edit.initialisers(graph)
         self.outputs = {output.name for output in graph.output}
+        if logits_of(self.model) not in self.outputs:
+            self.behind_softmax = {node.output[0] for node in rearranging(self.model)}
         for node in graph.node:
             self._convert(node)
         nodes = self.nodes
@@ -122,7 +127,8 @@ class _Conversion:
         operands = {i: TensorProto.FLOAT for i, name in enumerate(node.input) if name and self._is_float(name)}
         results = {i: TensorProto.FLOAT for i, name in enumerate(node.output) if name and self._is_float(name)}
         schema = _schema(node, edit.opset(self.model))
-        if schema is None or node.op_type in _FLOAT32_ONLY or _prepares_pixels(node):
+        wide = node.op_type in _FLOAT32_ONLY or node.output[0] in self.behind_softmax or _prepares_pixels(node)
+        if schema is None or wide:
             return operands, results
         takes_half = {
             c.type_param_str for c in schema.type_constraints if f"tensor({self.dtype})" in c.allowed_type_strs

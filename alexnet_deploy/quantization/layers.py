@@ -6,7 +6,7 @@ names of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
@@ -31,7 +31,7 @@ class Layer:
         op: "Conv", "Gemm" or "MatMul".
         data: the activation that goes in.
         weight: the initialiser with the weights.
-        bias: the initialiser with the bias, or None.
+        bias: the initialiser with the bias, one number an output, or None.
         output: the tensor that comes out.
         channel_axis: the axis of `weight` that counts output channels.
         groups: of a Conv: how many parts its channels fall into, none of which sees another.
@@ -94,6 +94,13 @@ class Wiring:
     def users(self, tensor: str) -> list[NodeProto]:
         return self._users.get(tensor, [])
 
+    def users_behind(self, tensor: str) -> Iterator[NodeProto]:
+        """Who reads `tensor`, and who reads what operators that commute with rounding make of it."""
+        for user in self.users(tensor):
+            yield user
+            if user.op_type in COMMUTING:
+                yield from self.users_behind(user.output[0])
+
 
 def find_layers(model: ModelProto) -> tuple[Layer, ...]:
     """Every Conv, Gemm and MatMul with constant float32 weights, in the graph's order.
@@ -136,6 +143,8 @@ def _as_layer(node: NodeProto, constant: dict[str, TensorProto]) -> Layer | None
     if node.op_type != "Conv" and len(weight.dims) != 2:
         return None
     bias = node.input[2] if len(node.input) > 2 and node.input[2] in constant else None
+    if bias is not None and len(constant[bias].dims) != 1:  # one number a picture of a fixed batch as well
+        bias = None
     axis = 0 if node.op_type == "Conv" or edit.attribute(node, "transB", 0) else 1
     groups = edit.attribute(node, "group", 1) if node.op_type == "Conv" else 1
     return Layer(node.name, node.op_type, data, weight.name, bias, node.output[0], axis, groups)

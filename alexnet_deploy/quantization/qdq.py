@@ -11,6 +11,7 @@ tensor are balanced (see `balance`), TensorRT gets a Mul in front of Q, and the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -129,6 +130,7 @@ def cpu_form(
             if name in scales and name not in balanced:
                 node.input[place] = dequantised(name)
     by_name = {layer.name: layer for layer in layers}
+    times_read = Counter(layer.weight for layer in layers)
     for node in editor.nodes_of(by_name):
         layer = by_name[node.name]
         weight, given = weights[layer.weight], scales[layer.data].scale
@@ -142,7 +144,9 @@ def cpu_form(
             weight = _with_room_for_bias(weight, bias, given)
             node.input[2] = editor.add_bias(layer, bias, weight.scale * np.float32(given))
         node.input[0] = dequantised(layer.data)
-        node.input[1] = editor.add_weight(layer.weight, weight)
+        is_as_others_read_it = times_read[layer.weight] == 1 or weight is weights[layer.weight]
+        name = layer.weight if is_as_others_read_it else f"{layer.weight}.{layer.name}"
+        node.input[1] = editor.add_weight(name, weight)
     return editor.finish()
 
 

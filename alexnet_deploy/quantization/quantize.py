@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from msgspec import structs
 from onnx import ModelProto
 
@@ -20,7 +21,7 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import CalibrationError, FallbackWarning, InputError, ModelError
 from alexnet_deploy.machine import has_vnni
 from alexnet_deploy.manifest import CalibrationRecord, Manifest
-from alexnet_deploy.onnx_graph import layer_precisions, load_graph, save_graph
+from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph, save_graph
 from alexnet_deploy.onnx_graph.session import fused_operators
 from alexnet_deploy.quantization.balance import NO_FACTORS
 from alexnet_deploy.quantization.calibration import Calibration
@@ -112,7 +113,7 @@ def _quantise(
         quantised = tensorrt_form(
             graph, chosen, calibration.ranges, weights, precision, calibration.factors, calibration.record.shifted
         )
-        quantised = to_half(quantised, "float16") if _fits_half(calibration) else quantised
+        quantised = to_half(quantised, "float16") if _fits_half(calibration, quantised) else quantised
     _check_written(quantised, chosen, precision)
     manifest = structs.replace(
         _manifest(model, precision), form=form, reduce_range=reduced, calibration=_record(calibration, chosen, form, precision)
@@ -164,9 +165,14 @@ def _record(calibration: Calibration, layers: Sequence[Layer], form: GraphForm, 
     )
 
 
-def _fits_half(calibration: Calibration) -> bool:
-    """Whether no observed activation leaves the range of float16; where one does, the rest stays FP32, and that is said."""
+def _fits_half(calibration: Calibration, graph: ModelProto) -> bool:
+    """Whether no activation that was seen, and no bias, leaves the range of float16; where one does, the rest stays FP32, and
+    that is said. A bias may become large by what the data of its layer is shifted by.
+    """
     beyond = [n for n, h in calibration.histograms.items() if max(-h.low, h.high) > _HALF_MOST]
+    stored = edit.initialisers(graph.graph)
+    biases = {name for node in edit.nodes_of(graph.graph, "Conv", "Gemm") for name in node.input[2:] if name in stored}
+    beyond += [name for name in sorted(biases) if np.abs(edit.array(stored[name])).max(initial=0) > _HALF_MOST]
     if beyond:
         warnings.warn(
             f"{beyond[0]} reaches values beyond float16 (65504): what is not quantised stays FP32", FallbackWarning, stacklevel=5

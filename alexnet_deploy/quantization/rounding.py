@@ -28,7 +28,7 @@ Rounding = Callable[[Float32], Float32]
 
 # Inputs further apart than this are taken as uncorrelated: a layer of 9,216 inputs would need 9,216^3 operations otherwise.
 BLOCK = 1024
-_POSITIONS = 48  # of a convolution, taken from each picture, evenly spread
+_POSITIONS = 48  # of a convolution or of tokens, taken from each picture, evenly spread
 _DAMPING = 0.01  # of the mean second moment, added to the diagonal: there are fewer pictures than inputs
 _LAZY = 32  # inputs whose effect on later ones is gathered into one matrix product
 
@@ -60,8 +60,8 @@ class Moments:
         self._compensations: list[list[Compensation | None]] | None = None
 
     def add(self, data: Float32) -> None:
-        """Takes the layer's data, (N, C, H, W) or (N, features)."""
-        seen = _patches(data, self._node, self._dims) if self._layer.op == "Conv" else data[None]
+        """Takes the layer's data: (N, C, H, W) of a Conv, else (N, features) or (N, tokens, ..., features)."""
+        seen = _patches(data, self._node, self._dims) if self._layer.op == "Conv" else _rows(data)[None]
         sums = [[part.T @ part for part in np.split(group, range(BLOCK, group.shape[1], BLOCK), axis=1)] for group in seen]
         if not self.blocks:
             self.blocks = sums
@@ -163,6 +163,17 @@ def _to_fp8(scaled: Float32) -> Float32:
     return np.asarray(np.clip(scaled, -FP8_LIMIT, FP8_LIMIT).astype(FP8).astype(np.float32))
 
 
+def _rows(data: Float32) -> Float32:
+    """What the weights of a fully connected layer are multiplied by, (samples, features)."""
+    tokens = data.reshape(len(data), -1, data.shape[-1])
+    return tokens[:, _spread(tokens.shape[1])].reshape(-1, data.shape[-1])
+
+
+def _spread(positions: int) -> npt.NDArray[np.int64]:
+    """At most _POSITIONS of them, evenly."""
+    return np.unique(np.linspace(0, positions - 1, _POSITIONS).round().astype(np.int64))
+
+
 def _patches(data: Float32, node: NodeProto, dims: Sequence[int]) -> Float32:
     """What each weight of a convolution is multiplied by: (groups, samples, inputs), inputs ordered as the weights are."""
     strides, dilations = (edit.attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
@@ -173,7 +184,7 @@ def _patches(data: Float32, node: NodeProto, dims: Sequence[int]) -> Float32:
     views: npt.NDArray[Any] = sliding_window_view(padded, window, axis=(2, 3))
     views = views[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
     count, channels, height, width = views.shape[:4]
-    chosen = np.unique(np.linspace(0, height * width - 1, _POSITIONS).round().astype(int))
+    chosen = _spread(height * width)
     picked = views[:, :, chosen // width, chosen % width]  # (N, C, positions, kh, kw)
     picked = picked.transpose(1, 0, 2, 3, 4).reshape(groups, channels // groups, count * len(chosen), -1)
     return np.ascontiguousarray(picked.transpose(0, 2, 1, 3)).reshape(groups, count * len(chosen), -1)
