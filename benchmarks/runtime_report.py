@@ -14,8 +14,8 @@ from rounds import Rounds
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.report import plots
+from alexnet_deploy.report.html import Markup
 
-STYLE = Path(__file__).parent.parent / "alexnet_deploy" / "report" / "style.css"
 _MOST_LATENCIES = 200
 _INTRODUCTION = """\
 # Runtime on the CPU
@@ -144,10 +144,10 @@ def _throughput(folder: Path, tables: dict[str, Any]) -> str:
     ]
     drawing = plots.lines("Throughput, pictures a second", speed, x_label="batch size", tick="{:,.0f}".format)
     title = "Throughput over the batch size, pictures a second"
-    return _write(folder, "peers-throughput", title, _with_key(str(drawing), speed))
+    return _write(folder, "peers-throughput", title, _with_key(drawing, speed))
 
 
-def _with_key(drawing: str, each: list[plots.Series]) -> str:
+def _with_key(drawing: Markup, each: list[plots.Series]) -> Markup:
     """The lines of a plot named below it, inside of the same SVG."""
     before, height = re.split(r'(?<=viewBox="0 0 )(\d+ )(\d+)', drawing, maxsplit=1)[1:3]
     rows = []
@@ -155,16 +155,13 @@ def _with_key(drawing: str, each: list[plots.Series]) -> str:
         y = int(height) + 20 * row
         rows.append(f'<svg x="52" y="{y}" width="22" height="12"{key}<text x="82" y="{y + 10}">{name}</text>')
     taller = f'viewBox="0 0 {before}{int(height) + 20 * len(rows)}"'
-    return drawing.replace(f'viewBox="0 0 {before}{height}"', taller).removesuffix("</svg>") + "".join(rows) + "</svg>"
+    longer = drawing.replace(f'viewBox="0 0 {before}{height}"', taller).removesuffix("</svg>")
+    return Markup(f"{longer}{''.join(rows)}</svg>")
 
 
-def _write(folder: Path, name: str, title: str, drawing: object) -> str:
+def _write(folder: Path, name: str, title: str, drawing: Markup) -> str:
     """Writes one plot as an SVG that a file viewer draws as well; returns the Markdown that shows it."""
-    svg = str(drawing)
-    if "xmlns=" not in svg:
-        svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    start = svg.index(">", svg.index("<svg")) + 1
-    (folder / f"runtime-{name}.svg").write_text(f"{svg[:start]}<style>{STYLE.read_text()}</style>{svg[start:]}\n")
+    (folder / f"runtime-{name}.svg").write_text(plots.as_file(drawing))
     return f"![{title}](runtime-{name}.svg)"
 
 

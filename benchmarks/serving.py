@@ -63,7 +63,6 @@ ROUNDS = 5
 OVERLOAD = 10
 SHARE, LATENCY_FACTOR, KEPT = 0.85, 2.0, 1.1
 RESULTS = Path(__file__).parent / "results"
-STYLE = Path(__file__).parent.parent / "alexnet_deploy" / "report" / "style.css"
 # This file is also the two processes that it starts, and this is how it tells them of --flat and --a-row.
 _SERVE, _PREDICT, _SLEEP_MS = "serve", "predict", "BENCHMARK_SLEEP_MS"
 
@@ -524,11 +523,7 @@ def plot(samples_ms: dict[str, list[float]], ran: str) -> str:
         for name, values in samples_ms.items()
         if values
     ]
-    svg = str(plots.distributions(f"Latency of a served picture, ms: {ran}", series))
-    if "xmlns=" not in svg:  # a page needs none, a file does; nor has a file the page's colours
-        svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    start = svg.index(">", svg.index("<svg")) + 1
-    return f"{svg[:start]}<style>{STYLE.read_text()}</style>{svg[start:]}\n"
+    return plots.as_file(plots.distributions(f"Latency of a served picture, ms: {ran}", series))
 
 
 def main() -> None:

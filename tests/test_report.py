@@ -213,7 +213,7 @@ def test_no_name_becomes_html(document: str) -> None:
 
 
 def test_light_and_dark_have_the_same_colours_and_enough_contrast() -> None:
-    css = Path(html.__file__).with_name("style.css").read_text()
+    css = html.style("plots.css")
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in css.split("prefers-color-scheme: dark"))
     assert set(light) == set(dark)
     for palette in (light, dark):
@@ -223,6 +223,13 @@ def test_light_and_dark_have_the_same_colours_and_enough_contrast() -> None:
             assert contrast(palette["ink"], palette[f"{wash}-wash"]) >= 4.5
         for number in range(plots.COLOURS):
             assert contrast(palette[f"c{number}"], palette["card"]) >= 3, f"c{number}"
+
+
+def test_a_plot_is_an_svg_file_too_with_every_colour_that_it_names() -> None:
+    text = plots.as_file(plots.bars("Size > 1 & more", [Mark("<a>", "1 MB", 1.0)]))
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert set(re.findall(r"var\(--([\w-]+)\)", text)) <= set(re.findall(r"--([\w-]+):", text))
 
 
 def contrast(one: str, other: str) -> float:

@@ -174,7 +174,7 @@ def page(title: str, lead: str, sections: Sequence[Section], *, opening: Markup 
         tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
         tag("link", rel="icon", href="data:,"),
         tag("title", title),
-        tag("style", Markup(_style())),
+        tag("style", style("plots.css"), style("style.css")),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -190,5 +190,6 @@ def _section(anchor: str, section: Section) -> Markup:
     return tag("section", tag("h2", section.title, id=title), section.body, id=anchor, aria_labelledby=title)
 
 
-def _style() -> str:
-    return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+def style(name: str) -> Markup:
+    """A style sheet of this folder."""
+    return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from math import ceil, floor, log10
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.report.html import Markup, join, tag
+from alexnet_deploy.report.html import Markup, join, style, tag
 
 WIDTH = 480
 _ROW = 40
@@ -147,6 +147,13 @@ def legend(each: Sequence[Series]) -> Markup:
         key = [stroke, _shape(number, 11, 6, colour, "")]
         items.append(tag("li", tag("svg", *key, viewBox="0 0 22 12", aria_hidden="true"), series.label))
     return tag("ul", *items, class_="legend")
+
+
+def as_file(drawing: Markup) -> str:
+    """A plot as the text of an SVG file, with the colours and letters that it takes from the page otherwise."""
+    opening, _, rest = drawing.partition(">")
+    background = Markup("svg { background: var(--card); }")
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{tag("style", style("plots.css"), background)}{rest}\n'
 
 
 def matrix(name: str, labels: Sequence[str], values: Sequence[Sequence[float]], *, text: Format) -> Markup:

@@ -42,7 +42,8 @@ from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.feeding import feeds
 from alexnet_deploy.quantization.sensitivity import Logits, agreement, sqnr_db
-from alexnet_deploy.report import words
+from alexnet_deploy.report import plots, words
+from alexnet_deploy.report.plots import Mark
 from alexnet_deploy.statistics import paired_difference, wilson
 from alexnet_deploy.types import BatchRange
 
@@ -199,30 +200,21 @@ def table(title: str, rows: list[Row], top1: float, pictures: int, calibration: 
 
 
 def plot(rows: list[Row]) -> str:
-    """Agreement with FP32 and its interval, a line each: plain SVG that any viewer and any page shows."""
-    shown = [r for r in rows if not r.problem]
-    low = min(r.agreement_low for r in shown)
-
-    def x(value: float) -> float:
-        return 260 + 420 * (value - low) / max(1 - low, 1e-9)
-
-    height = 60 + 26 * len(shown)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" font-family="sans-serif" font-size="13">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        '<text x="10" y="22" font-size="15">Agreement with FP32 (top-1), 95 % interval</text>',
+    """Agreement with FP32 and its interval, a line each."""
+    marks = [
+        Mark(
+            f"{row.form}: {row.tool} {row.method}",
+            words.percent(row.agreement),
+            100 * row.agreement,
+            100 * row.agreement_low,
+            100 * row.agreement_high,
+            colour=1 if row.tool == "ours" else 0,
+        )
+        for row in rows
+        if not row.problem
     ]
-    for number, row in enumerate(shown):
-        y = 52 + 26 * number
-        colour = "#1f6feb" if row.tool == "ours" else "#888"
-        ends = f'x1="{x(row.agreement_low):.1f}" x2="{x(row.agreement_high):.1f}" y1="{y}" y2="{y}"'
-        parts += [
-            f'<text x="10" y="{y + 4}">{row.form}: {row.tool} {row.method}</text>',
-            f'<line {ends} stroke="{colour}" stroke-width="3"/>',
-            f'<circle cx="{x(row.agreement):.1f}" cy="{y}" r="5" fill="{colour}"/>',
-            f'<text x="695" y="{y + 4}">{words.percent(row.agreement)}</text>',
-        ]
-    return "\n".join([*parts, "</svg>", ""])
+    name = "Agreement with FP32 (top-1), 95 % interval"
+    return plots.as_file(plots.intervals(name, marks, tick="{:g} %".format))
 
 
 def main() -> None:
