@@ -20,7 +20,8 @@ from alexnet_deploy.quantization.qdq import shiftable, tensorrt_form
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.ranges import choose_range
 from alexnet_deploy.quantization.scales import shifted_to_middle
-from alexnet_deploy.quantization.weights import half_exact, quantise_weights
+from alexnet_deploy.quantization.trained import Nearest
+from alexnet_deploy.quantization.weights import half_exact
 from alexnet_deploy.types import GraphForm, Precision
 from tests.small_nets import alexnet_like, artifact_of, branching
 
@@ -42,7 +43,7 @@ def test_what_is_never_negative_is_rounded_more_finely(net: object, tmp_path: Pa
     made = artifact_of(net(), tmp_path)  # type: ignore[operator]
     graph = load_graph(made.path)
     layers = find_layers(graph)
-    weights = quantise_weights(graph, layers, Precision.INT8)
+    weights = Nearest().quantised(graph, layers, Precision.INT8)
     ranges = {name: choose_range(seen, "minmax") for name, seen in observe(graph, made.manifest, PICTURES).histograms.items()}
     one_sided = [name for name in shiftable(graph, layers) if ranges[name][0] == 0]
     assert len(one_sided) >= 4

@@ -70,7 +70,13 @@ class Weights(Protocol):
         factors: Factors = ...,
         progress: Progress = ...,
     ) -> dict[str, QuantisedWeight]:
-        """As `weights.quantise_weights`, with `factors` taken out: of further tensors than those the calibration balances."""
+        """The weights of `layers`, by the name of their initialiser.
+
+        Args:
+            precision: INT8 or FP8.
+            limit: the largest int8 magnitude to use.
+            factors: taken out of the weights; of further tensors than those the calibration balances.
+        """
         ...
 
 

@@ -44,11 +44,7 @@ class WeightRounder:
         factors: Factors = NO_FACTORS,
         progress: Progress = silent,
     ) -> dict[str, QuantisedWeight]:
-        """As `weights.quantise_weights`, with the least error of each layer's output.
-
-        Args:
-            factors: of further tensors, beside those that the weights have taken out in any case.
-        """
+        """As `calibration.Weights` has it, with the least error of each layer's output."""
         if not self._moments:
             self._moments = self._observe(graph)
         stored = edit.initialisers(graph.graph)

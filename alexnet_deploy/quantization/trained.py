@@ -11,7 +11,7 @@ from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.quantization.balance import NO_FACTORS, Factors, taken_out
 from alexnet_deploy.quantization.calibration import Calibration
 from alexnet_deploy.quantization.layers import Layer
-from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight, quantise_weights
+from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight
 from alexnet_deploy.types import Precision, Progress, silent
 
 
@@ -36,10 +36,11 @@ class Nearest:
         factors: Factors = NO_FACTORS,
         progress: Progress = silent,
     ) -> dict[str, QuantisedWeight]:
-        found = quantise_weights(graph, layers, precision, limit=limit)
         stored = edit.initialisers(graph.graph)
+        found = {}
         for layer in layers:
+            values = edit.array(stored[layer.weight])
             if layer.data in factors:
-                values = taken_out(edit.array(stored[layer.weight]), layer, factors[layer.data])
-                found[layer.weight] = quantise_weight(values, layer.channel_axis, precision, limit=limit)
+                values = taken_out(values, layer, factors[layer.data])
+            found[layer.weight] = quantise_weight(values, layer.channel_axis, precision, limit=limit)
         return found

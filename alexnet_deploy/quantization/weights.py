@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
 
-from alexnet_deploy.onnx_graph import edit
-from alexnet_deploy.quantization.layers import Layer
 from alexnet_deploy.types import Precision
 
 Float32 = npt.NDArray[np.float32]
@@ -43,28 +39,14 @@ class QuantisedWeight:
         return self.values.astype(np.float32) * _along(self.scale, self.axis, self.values.ndim)
 
 
-def quantise_weights(
-    model: ModelProto, layers: Sequence[Layer], precision: Precision, *, limit: int = INT8_LIMIT
-) -> dict[str, QuantisedWeight]:
-    """The weights of `layers`, by the name of their initialiser.
-
-    Args:
-        precision: INT8 or FP8.
-        limit: the largest int8 magnitude to use.
-    """
-    stored = edit.initialisers(model.graph)
-    return {
-        layer.weight: quantise_weight(edit.array(stored[layer.weight]), layer.channel_axis, precision, limit=limit)
-        for layer in layers
-    }
-
-
 def quantise_weight(values: Float32, axis: int, precision: Precision, *, limit: int = INT8_LIMIT) -> QuantisedWeight:
     """One layer's weights: symmetric, the largest magnitude of each channel at the end of the scale.
 
     Args:
         values: float32, any shape.
         axis: the axis of output channels.
+        precision: INT8 or FP8.
+        limit: the largest int8 magnitude to use.
     """
     others = tuple(i for i in range(values.ndim) if i != axis)
     top = FP8_LIMIT if precision == Precision.FP8 else limit
