@@ -26,11 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise ArtifactMissing(
-            f"cannot write in {path.parent}: {error.strerror}",
-            expected="a folder that can be written to",
-            fix="-o OTHER/FOLDER/FILE",
-        ) from error
+        raise _closed(path.parent, error) from error
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -44,6 +40,26 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path, prefix: str) -> Iterator[Path]:
+    """A temporary folder beside `path`, removed when the block ends. Raises ArtifactMissing where none can be made."""
+    import tempfile  # here: Runtime does without, and starts 3 ms sooner
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent)
+    except OSError as error:
+        raise _closed(path.parent, error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _closed(folder: Path, error: OSError) -> ArtifactMissing:
+    return ArtifactMissing(
+        f"cannot write in {folder}: {error.strerror}", expected="a folder that can be written to", fix="-o OTHER/FOLDER/FILE"
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -10,7 +10,6 @@ the manifest of its file, where Runtime finds it, for machines with this CPU.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from alexnet_deploy.artifact import Artifact, update_manifest, write_artifact
 from alexnet_deploy.backends import BACKENDS
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.errors import AlexnetDeployError, DataWarning, FallbackWarning, InputError
+from alexnet_deploy.files import folder_beside
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import TunedRecord
@@ -136,12 +136,20 @@ def tune(
         raise InputError(
             "there is nothing to tune" if not artifacts else f"batch {batch}", expected="artifacts, and a batch from 1"
         )
+    for what, most in (("max_latency_ms", max_latency_ms), ("max_drop", max_drop)):
+        if most is not None and not most >= 0:  # nor is nan, which no figure is above
+            raise InputError(f"{what} is {most}", expected="a number from 0")
+    suffixes = {*(artifact.path.suffix for artifact in artifacts), *(".onnx" for artifact in artifacts if artifact.manifest.twin)}
+    if output is not None and output.suffix not in suffixes:  # now: measuring takes minutes
+        raise InputError(
+            f"{output.name} would hold a {artifacts[0].path.suffix}", expected=f"a name ending in {' or '.join(sorted(suffixes))}"
+        )
     if max_drop is not None and pictures is None:
         raise InputError("a drop is to be limited, and there are no pictures", expected="pictures", fix="--data DIR")
-    with tempfile.TemporaryDirectory(prefix=".tune-", dir=artifacts[0].path.parent) as folder, warnings.catch_warnings():
+    with folder_beside(output or artifacts[0].path, ".tune-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # the report says what ran; accuracy is measured, not guessed
         thin_for = calibration if max_drop is not None else None
-        files = list(_files(artifacts, Path(folder), four_bit, thin_for, progress))
+        files = list(_files(artifacts, folder, four_bit, thin_for, progress))
         ranked = _screen(files, batch, seconds, progress)
         judged = _judge(ranked, reference or artifacts[0], pictures, max_drop, progress)
         judged = _time_in_turns(judged, batch, seconds)

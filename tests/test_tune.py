@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from alexnet_deploy import tune as room
 from alexnet_deploy.artifact import Artifact, read_manifest, update_manifest, write_artifact
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.cli import main
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import ArtifactMissing, InputError
 from alexnet_deploy.machine import cpu_name, usable_cores
 from alexnet_deploy.manifest import TunedRecord
 from alexnet_deploy.pictures import PictureSet
@@ -49,9 +50,10 @@ def test_runtime_follows_the_record_on_this_machine_only_and_only_unasked(tmp_pa
     for words in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"threads": 2}):
         with Runtime(artifact.path, **words) as runtime:  # type: ignore[arg-type]
             assert runtime.backend == "onnxruntime"
-    update_manifest(artifact, tuned=structs.replace(HERE, cpu="another"))
-    with Runtime(artifact.path) as runtime:
-        assert runtime.backend == "onnxruntime"
+    for elsewhere in ({"cpu": "another"}, {"cores": usable_cores() + 1}):
+        update_manifest(artifact, tuned=structs.replace(HERE, **elsewhere))
+        with Runtime(artifact.path) as runtime:
+            assert runtime.backend == "onnxruntime"
 
 
 def test_a_record_of_a_backend_that_is_gone_is_passed_over(tmp_path: Path) -> None:
@@ -121,6 +123,37 @@ def test_a_drop_cannot_be_limited_without_pictures(tmp_path: Path) -> None:
         tune([artifact], max_drop=1)
     with pytest.raises(InputError, match="nothing to tune"):
         tune([])
+    for budget in ({"max_drop": float("nan")}, {"max_latency_ms": float("nan")}, {"max_latency_ms": -1.0}):
+        with pytest.raises(InputError, match="expected a number from 0"):
+            tune([artifact], **budget)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [["--max-drop", "nan"], ["--seconds", "nan"]])
+def test_a_budget_that_is_no_number_is_refused(tmp_path: Path, words: list[str]) -> None:
+    done = CliRunner().invoke(main, ["tune", str(tiny_artifact(tmp_path / "m.onnx").path), *words])
+    assert done.exit_code == 2
+    assert "'nan' is no number" in done.stderr
+
+
+def test_where_the_choice_goes_is_looked_at_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = tiny_artifact(tmp_path / "m.onnx")
+    monkeypatch.setattr(room, "benchmark", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(InputError, match=r"best\.plan would hold a \.onnx"):
+        tune([artifact], output=tmp_path / "best.plan")
+    with pytest.raises(ArtifactMissing, match=r"cannot write in .*m\.onnx.*Try: -o"):
+        tune([artifact], output=artifact.path / "best.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who is root may write everywhere")
+def test_models_that_may_only_be_read_are_tuned_into_another_folder(tmp_path: Path) -> None:
+    artifact = tiny_artifact(tmp_path / "models" / "m.onnx")
+    artifact.path.parent.chmod(0o500)
+    try:
+        with pytest.raises(ArtifactMissing, match="cannot write in"):
+            tune([artifact], seconds=SECONDS)
+        assert tune([artifact], seconds=SECONDS, output=tmp_path / "best.onnx").path == tmp_path / "best.onnx"
+    finally:
+        artifact.path.parent.chmod(0o700)
 
 
 def test_the_command_shows_a_table(tmp_path: Path) -> None:

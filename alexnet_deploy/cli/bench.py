@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.units import Number
 
 
 def _batches(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -24,9 +25,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--batch", "batches", callback=_batches, default="1,8,32", show_default=True, metavar="N,N,...", help="Batch sizes."
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="For each artifact and batch."
-)
+@click.option("--seconds", type=Number(min=0, min_open=True), default=2.0, show_default=True, help="For each artifact and batch.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run all on this backend instead of the one that suits each best.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in one call.")

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, progress_bars
-from alexnet_deploy.cli.units import SECONDS
+from alexnet_deploy.cli.units import SECONDS, Number
 
 
 @click.command(cls=Command, short_help="The fastest way to run a model on this machine, kept for Runtime.")
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ARTIFACT...")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures in a call.")
 @click.option("--max-latency", type=SECONDS, metavar="5ms", help="Of the median call.")
-@click.option("--max-drop", type=click.FloatRange(min=0), help="Of top-1 accuracy, in percentage points.")
+@click.option("--max-drop", type=Number(min=0), help="Of top-1 accuracy, in percentage points.")
 @click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [those held out in training]")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures to compare.")
 @click.option("--calib", metavar="DIR|demo", help="Pictures to fit thinner layers to.  [what it was trained on]")
@@ -25,7 +25,7 @@ from alexnet_deploy.cli.units import SECONDS
     show_default=True,
     help="Try INT8 graphs with 4-bit weights in their fully connected layers as well.",
 )
-@click.option("--seconds", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True), help="For each timing.")
+@click.option("--seconds", default=0.5, show_default=True, type=Number(min=0, min_open=True), help="For each timing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
 def command(
@@ -44,9 +44,9 @@ def command(
 ) -> Result:
     """Measure every backend, precision and thread count there is, and keep the fastest that holds both budgets.
 
-    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well; FP32 graphs, where
-    --max-drop holds them to their answers, with wide layers and convolutions as two thin ones in INT8. The choice is stored in the manifest of
-    the file that won, and Runtime follows it on machines with this CPU.
+    Name several forms of one model. INT8 graphs for the CPU are tried with 4-bit weights as well; FP32 graphs, where --max-drop
+    holds them to their answers, with wide layers and convolutions as two thin ones in INT8. The choice is stored in the
+    manifest of the file that won, and Runtime follows it on machines with this CPU.
 
     \b
     Example:

@@ -1,13 +1,22 @@
-"""Options with a unit: 2ms, 0.5s, 64MB."""
+"""Options that are numbers, some with a unit: 2ms, 0.5s, 64MB."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
 
 _NUMBER_AND_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]*)", re.IGNORECASE)
+
+
+class Number(click.FloatRange):
+    """A range of numbers; click's own takes nan for a number in any of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        return self.fail(f"{value!r} is no number", param, ctx) if math.isnan(number) else number
 
 
 class WithUnit(click.ParamType):  # type: ignore[type-arg]
