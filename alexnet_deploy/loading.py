@@ -192,6 +192,12 @@ def open_engine(kind: type[Backend], running: Artifact, options: Options) -> tup
     return kind.load(running, options), HugePages(before)
 
 
+def open_again(kind: type[Backend], running: Artifact, options: Options) -> tuple[Backend, HugePages | None]:
+    """`open_engine` in a process forked from the one that checked the file: another may lie in its place by now."""
+    with _hash_checked(running) if running.manifest.sha256 else nullcontext():
+        return open_engine(kind, running, options)
+
+
 @contextmanager
 def _hash_checked(artifact: Artifact) -> Iterator[None]:
     """Checks the file's SHA-256 while the block loads it; a wrong hash is the error even where loading failed first."""

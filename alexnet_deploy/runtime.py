@@ -32,7 +32,7 @@ from alexnet_deploy.door import Door
 from alexnet_deploy.errors import AlexnetDeployError, BackendError, InputError, OutputNotFinite
 from alexnet_deploy.foreign import foreign, is_foreign
 from alexnet_deploy.intake import Intake, all_finite, parts, plain
-from alexnet_deploy.loading import load, open_engine
+from alexnet_deploy.loading import load, open_again
 from alexnet_deploy.manifest import Manifest, Preprocess
 from alexnet_deploy.preprocess import Pixels
 from alexnet_deploy.types import BatchRange, OutputKind, whole_number
@@ -138,7 +138,7 @@ class Runtime:
         self._classes = cast(int, loaded.backend.output.shape[-1])  # `load` refuses an open number of classes
         self._engine: Backend | None = loaded.backend
         self._huge_pages = loaded.huge_pages
-        self._load_again = partial(open_engine, type(loaded.backend), loaded.running, loaded.options)
+        self._load_again = partial(open_again, type(loaded.backend), loaded.running, loaded.options)
         self._door = Door()
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         self._waking = threading.Lock()

@@ -39,6 +39,7 @@ from alexnet_deploy.intake import all_finite
 from alexnet_deploy.manifest import FileReference, Preprocess
 from alexnet_deploy.runtime import Runtime, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
+from tests.conformance import in_process
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
 
 no_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
@@ -234,6 +235,16 @@ class TestFiles:
         artifact.path.write_bytes(b"\0" * artifact.manifest.size_bytes)
         with pytest.raises(ArtifactCorrupt, match="SHA-256"):
             Runtime(artifact.path)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+    def test_a_forked_process_does_not_take_another_file_for_the_one_that_was_checked(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx")
+        with Runtime(artifact.path) as runtime:
+            tiny_artifact(tmp_path / "m.onnx", graph=tiny_graph(bias=1))
+            answer = in_process("fork", runtime, float_batch(1))
+        assert isinstance(answer, ArtifactCorrupt)
+        assert "SHA-256" in str(answer)
 
     def test_a_manifest_from_elsewhere_is_refused(self, tiny: Artifact, tmp_path: Path) -> None:
         path = tmp_path / "renamed.onnx"
