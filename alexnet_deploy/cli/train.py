@@ -195,6 +195,6 @@ class EpochLines:
         if not sys.stderr.isatty():
             note(
                 f"epoch {record.epoch} of {self._epochs}: loss {record.train_loss:.3f}, "
-                f"held out {record.validation_loss:.3f} and {record.validation_accuracy:.1%}, "
+                f"held out {record.validation_loss:.3f} and {100 * record.validation_accuracy:.1f} %, "
                 f"{record.pictures_per_second:,.0f} pictures/s"
             )
