@@ -46,30 +46,7 @@ def choose_image(artifacts: Sequence[Artifact], named: str = "") -> str:
         InputError: a checkpoint, a graph written for TensorRT, a plan of TensorRT for RTX, or plans of a version that no
             container has, or of several.
     """
-    versions: dict[str, str] = {}
-    for artifact in artifacts:
-        plan = artifact.manifest.plan
-        if artifact.manifest.kind == "checkpoint":
-            raise InputError(
-                f"Triton reads no {artifact.path.name}", expected="an ONNX graph or a plan", fix="alexnet-deploy export"
-            )
-        if plan is None and artifact.manifest.form is GraphForm.TENSORRT:
-            raise InputError(
-                f"{artifact.path.name} is written for TensorRT, and Triton's onnxruntime would round it once more",
-                expected="a plan that is built from it, or the graph of the CPU form",
-                fix="alexnet-deploy build-engine --target tensorrt, on a machine with a GPU",
-            )
-        if plan is not None and plan.flavour is not Flavour.TENSORRT:
-            twin = artifact.manifest.twin
-            raise InputError(
-                f"{artifact.path.name} is of {plan.flavour}, which Triton does not have",
-                expected="a plan of TensorRT itself, or an ONNX graph",
-                fix=f"its graph {twin.file}"
-                if twin
-                else "alexnet-deploy build-engine --target tensorrt, on a machine with a GPU",
-            )
-        if plan is not None:
-            versions[plan.version] = artifact.path.name
+    versions = {version: artifact.path.name for artifact in artifacts if (version := _plan_version(artifact))}
     if not versions:
         return named or GRAPHS_IMAGE
     if len(versions) > 1:
@@ -91,3 +68,25 @@ def choose_image(artifacts: Sequence[Artifact], named: str = "") -> str:
             fix=f"--image {IMAGE}:TAG, if you know one that holds it, or build the plan inside the container that will serve it",
         )
     return f"{IMAGE}:{release}-trtllm-python-py3"
+
+
+def _plan_version(artifact: Artifact) -> str | None:
+    """The version of TensorRT that a plan is of; None of a graph. Raises InputError for what Triton does not read."""
+    plan, twin = artifact.manifest.plan, artifact.manifest.twin
+    if artifact.manifest.kind == "checkpoint":
+        raise InputError(f"Triton reads no {artifact.path.name}", expected="an ONNX graph or a plan", fix="alexnet-deploy export")
+    if plan is None:
+        if artifact.manifest.form is GraphForm.TENSORRT:
+            raise InputError(
+                f"{artifact.path.name} is written for TensorRT, and Triton's onnxruntime would round it once more",
+                expected="a plan that is built from it, or the graph of the CPU form",
+                fix="alexnet-deploy build-engine --target tensorrt, on a machine with a GPU",
+            )
+        return None
+    if plan.flavour is not Flavour.TENSORRT:
+        raise InputError(
+            f"{artifact.path.name} is of {plan.flavour}, which Triton does not have",
+            expected="a plan of TensorRT itself, or an ONNX graph",
+            fix=f"its graph {twin.file}" if twin else "alexnet-deploy build-engine --target tensorrt, on a machine with a GPU",
+        )
+    return plan.version
