@@ -231,6 +231,12 @@ def _check_agreement(loaded: Loaded) -> None:
             )
     if len(engine.output.shape) != 2 or engine.output.shape[-1] is None:
         raise ModelError(f"the output of {path.name} is {engine.output}", expected="(N, classes) with a fixed number of classes")
+    if manifest.labels and len(manifest.labels) != engine.output.shape[-1]:  # where the manifest leaves the number open
+        raise ManifestError(
+            f"{path.name} gives {engine.output.shape[-1]} classes, its manifest names {len(manifest.labels)}",
+            expected="one label a class",
+            fix="make the artifact again",
+        )
     if len(engine.input.shape) != 4:
         raise ModelError(f"the input of {path.name} is {engine.input}", expected="a batch of pictures, four axes")
     smallest_bytes = engine.batch.min * math.prod(n or 1 for n in engine.input.shape[1:]) * np.dtype(engine.input.dtype).itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as randomness
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import foreign_models
 import msgspec
+import numpy as np
 from mutations import damaged, twisted, twisted_json
 
 from alexnet_deploy.artifact import Artifact, manifest_path
-from alexnet_deploy.errors import AlexnetDeployError
+from alexnet_deploy.errors import AlexnetDeployError, FallbackWarning
 from alexnet_deploy.inspection import inspect
 from alexnet_deploy.onnx_graph import adopt, load_graph
 from alexnet_deploy.onnx_graph.statistics import statistics
+from alexnet_deploy.runtime import Runtime
 
 LONGEST_SENTENCE = 2000
 
@@ -42,7 +45,7 @@ def fuzz_graphs(seeds: Iterable[int], folder: Path) -> Counter[str]:
 
 
 def fuzz_manifests(seeds: Iterable[int], artifact: Artifact) -> Counter[str]:
-    """Opens and inspects an artifact with one damaged manifest a seed, and puts the sound one back."""
+    """Opens, inspects and runs an artifact with one damaged manifest a seed, and puts the sound one back."""
     beside = manifest_path(artifact.path)
     sound = beside.read_bytes()
     outcomes: Counter[str] = Counter()
@@ -56,10 +59,20 @@ def fuzz_manifests(seeds: Iterable[int], artifact: Artifact) -> Counter[str]:
             with _typed_errors_only(outcomes, seed):
                 inspect(artifact.path)
                 Artifact.open(artifact.path).twin()
+                _answers(artifact.path)
                 outcomes["opened"] += 1
     finally:
         beside.write_bytes(sound)
     return outcomes
+
+
+def _answers(path: Path) -> None:
+    """Pictures get an answer each, of the right shape, whatever the recipe and the batch sizes have become."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), np.uint8)
+    with warnings.catch_warnings(), Runtime(path, "cpu") as runtime:
+        warnings.simplefilter("ignore", FallbackWarning)
+        np.testing.assert_allclose(runtime.predict(pictures).sum(axis=1), 1, atol=1e-5)
+        assert len(runtime.classify(pictures, top=100)) == 3
 
 
 @contextmanager

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from msgspec import structs
 from PIL import Image
 
 from alexnet_deploy import loading
-from alexnet_deploy.artifact import Artifact, manifest_path
+from alexnet_deploy.artifact import Artifact, manifest_path, update_manifest
 from alexnet_deploy.backends.fake import FakeBackend, write_fake
 from alexnet_deploy.errors import (
     ArtifactCorrupt,
@@ -245,6 +246,15 @@ class TestFiles:
             answer = in_process("fork", runtime, float_batch(1))
         assert isinstance(answer, ArtifactCorrupt)
         assert "SHA-256" in str(answer)
+
+    def test_labels_fit_the_engine_also_where_the_manifest_leaves_the_classes_open(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx")
+        open_end = structs.replace(artifact.manifest.output, shape=(None, None))
+        update_manifest(artifact, output=open_end)
+        assert len(Runtime(artifact.path).classify(picture_batch(1), top=100)[0]) == len(LABELS)
+        update_manifest(artifact, output=open_end, labels=LABELS[:-1])
+        with pytest.raises(ManifestError, match="gives 7 classes, its manifest names 6"):
+            Runtime(artifact.path)
 
     def test_a_manifest_from_elsewhere_is_refused(self, tiny: Artifact, tmp_path: Path) -> None:
         path = tmp_path / "renamed.onnx"
