@@ -133,7 +133,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(where.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(
-            f"{where} is no manifest: {_short(str(error))}",
+            f"{where} is no manifest: {short(str(error))}",
             expected=f"JSON as alexnet-deploy writes it, format {FORMAT}",
             fix="make the artifact again",
         ) from error
@@ -143,7 +143,7 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
     if manifest.file != path.name:
         raise ManifestError(
-            f"{where} describes {_short(manifest.file)!r}, not {path.name!r}",
+            f"{where} describes {short(manifest.file)!r}, not {path.name!r}",
             expected="a manifest that was written for this file",
             fix="rename the file back, or make it again",
         )
@@ -191,6 +191,6 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """What somebody else wrote, on one line of a message."""
     return " ".join(text[:200].split()) + ("…" if len(text) > 200 else "")

@@ -12,7 +12,7 @@ from importlib import import_module
 import numpy as np
 from msgspec import Struct, structs
 
-from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.artifact import Artifact, short
 from alexnet_deploy.backends import BACKENDS, FLAVOURS, entry
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import (
@@ -225,7 +225,7 @@ def _check_agreement(loaded: Loaded) -> None:
     for what, said, found in (("input", manifest.input, engine.input), ("output", manifest.output, engine.output)):
         if said.dtype != found.dtype or not _same_shape(said.shape[1:], found.shape[1:]):
             raise ManifestError(
-                f"the {what} of {path.name} is {found}, its manifest says {said}",
+                f"the {what} of {path.name} is {found}, its manifest says {short(str(said))}",
                 expected="a manifest that was written for this file",
                 fix="make the artifact again",
             )

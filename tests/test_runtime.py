@@ -247,6 +247,14 @@ class TestFiles:
         assert isinstance(answer, ArtifactCorrupt)
         assert "SHA-256" in str(answer)
 
+    def test_a_manifest_that_says_otherwise_than_the_engine_is_refused_in_one_line(self, tmp_path: Path) -> None:
+        artifact = tiny_artifact(tmp_path / "m.onnx")
+        update_manifest(artifact, output=structs.replace(artifact.manifest.output, dtype="x\n" * 9000))
+        with pytest.raises(ManifestError, match="its manifest says output x x x") as caught:
+            Runtime(artifact.path)
+        assert len(str(caught.value)) < 500
+        assert "\n" not in str(caught.value)
+
     def test_labels_fit_the_engine_also_where_the_manifest_leaves_the_classes_open(self, tmp_path: Path) -> None:
         artifact = tiny_artifact(tmp_path / "m.onnx")
         open_end = structs.replace(artifact.manifest.output, shape=(None, None))
