@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def measure(found: Findings, plan: Artifact, onnx: Artifact, options: argparse.N
     if "plans" in options.parts:
         for batch in options.batches:
             with found.noting(f"latency of {precision} at batch {batch}"):
-                found.latency += latency_of_plan(plan, batch, options.seconds)
+                found.latency += latency_of_plan(found, plan, batch, options.seconds)
         found.added = added(found.latency)
         found.roofline = roofline(found, onnx)
     if "memory" in options.parts and not found.memory:
@@ -248,7 +248,7 @@ def layers_of(plan: Artifact) -> list[str]:
     return [layer if isinstance(layer, str) else layer.get("Name", "") for layer in json.loads(text).get("Layers", [])]
 
 
-def latency_of_plan(plan: Artifact, batch: int, seconds: float) -> list[dict[str, Any]]:
+def latency_of_plan(found: Findings, plan: Artifact, batch: int, seconds: float) -> list[dict[str, Any]]:
     """Runtime, and a bare loop on a context of its own: with and without CUDA graphs, with and without copies."""
     recipe = plan.manifest.preprocess
     floats = np.random.default_rng(0).standard_normal((batch, *recipe.input_shape), np.float32)
@@ -262,11 +262,11 @@ def latency_of_plan(plan: Artifact, batch: int, seconds: float) -> list[dict[str
             "Runtime.logits, float32": lambda: runtime.logits(floats),
             "Runtime.logits, pinned float32": lambda: runtime.logits(pinned),
             "Runtime.logits, uint8 pictures": lambda: runtime.logits(pixels),
-            "Runtime.logits, no CUDA graphs": without_graphs(held, plan, floats),
-            **on_device(runtime, floats),
-            **bare_loop(held, plan, floats),
         }
-        medians = interleaved(contestants, seconds)
+        for more in (without_graphs, on_pytorch, on_cupy, bare_loop):
+            with found.noting(f"{more.__name__} of {plan.manifest.precision} at batch {batch}"):
+                contestants |= more(held, plan, runtime, floats)
+        medians = interleaved(found, contestants, seconds)
     return [
         {"contestant": name, "precision": str(plan.manifest.precision), "batch": batch, "ms": round(ms, 4)}
         for name, ms in medians.items()
@@ -288,46 +288,55 @@ def added(latency: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def without_graphs(held: ExitStack, plan: Artifact, floats: Any) -> Timed:
+def without_graphs(held: ExitStack, plan: Artifact, runtime: Runtime, floats: Any) -> dict[str, Timed]:
     bindings, engine = bindings_of(plan, load=True)
     manifest = plan.manifest
     execution = Execution(bindings, context_of(bindings, engine), manifest.input, manifest.output, manifest.batch, graphs=False)
     held.callback(execution.close)
-    return lambda: execution.run(floats)
+    return {"Runtime's engine, no CUDA graphs": lambda: execution.run(floats)}
 
 
-def on_device(runtime: Runtime, floats: Any) -> dict[str, Timed]:
-    """A batch that PyTorch or CuPy has put on the GPU; without those that are not here."""
-    contestants: dict[str, Timed] = {}
-    with suppress(ImportError):
-        import torch
+def on_pytorch(held: ExitStack, plan: Artifact, runtime: Runtime, floats: Any) -> dict[str, Timed]:
+    """A batch that PyTorch has put on the GPU; none where it has no CUDA."""
+    import torch
 
-        if torch.cuda.is_available():
-            batch = torch.from_numpy(floats).cuda()
-            out = torch.empty(len(floats), runtime.manifest.classes or 1, device="cuda")
-            contestants["Runtime.on_device, a PyTorch tensor"] = lambda: runtime.on_device(batch, out)
-            contestants["Runtime.logits, a PyTorch tensor"] = lambda: runtime.logits(batch)
-    with suppress(ImportError):
+    if not torch.cuda.is_available():
+        return {}
+    batch, out = torch.from_numpy(floats).cuda(), torch.empty(len(floats), classes_of(plan), device="cuda")
+    return {
+        "Runtime.on_device, a PyTorch tensor": lambda: runtime.on_device(batch, out),
+        "Runtime.logits, a PyTorch tensor": lambda: runtime.logits(batch),
+    }
+
+
+def on_cupy(held: ExitStack, plan: Artifact, runtime: Runtime, floats: Any) -> dict[str, Timed]:
+    """A batch that CuPy has put on the GPU; none where it is not installed, or finds no GPU."""
+    try:
         import cupy
+    except ImportError:
+        return {}
+    if not cupy.cuda.is_available():
+        return {}
+    batch, out = cupy.asarray(floats), cupy.empty((len(floats), classes_of(plan)), cupy.float32)
+    return {"Runtime.on_device, a CuPy array": lambda: runtime.on_device(batch, out)}
 
-        if cupy.cuda.is_available():
-            array, answer = cupy.asarray(floats), cupy.empty((len(floats), runtime.manifest.classes or 1), cupy.float32)
-            contestants["Runtime.on_device, a CuPy array"] = lambda: runtime.on_device(array, answer)
-    return contestants
+
+def classes_of(plan: Artifact) -> int:
+    return int(plan.manifest.output.shape[1] or 1)
 
 
-def bare_loop(held: ExitStack, plan: Artifact, floats: Any) -> dict[str, Timed]:
+def bare_loop(held: ExitStack, plan: Artifact, runtime: Runtime, floats: Any) -> dict[str, Timed]:
     """The least that an enqueue loop can do, from ordinary or pinned memory to the GPU and back, or on the GPU alone."""
     bindings, engine = bindings_of(plan, load=True)
     owner = context_of(bindings, engine)
     held.callback(owner.close)
     context = owner.raw
     given, taken = plan.manifest.input, plan.manifest.output
-    size, answer = floats.nbytes, 4 * len(floats) * int(taken.shape[1] or 1)
+    size, answer = floats.nbytes, 4 * len(floats) * classes_of(plan)
     stream = held.enter_context(cuda.Stream())
     host_in, host_out = held.enter_context(cuda.PinnedBuffer(size)), held.enter_context(cuda.PinnedBuffer(answer))
     device_in, device_out = held.enter_context(cuda.DeviceBuffer(size)), held.enter_context(cuda.DeviceBuffer(answer))
-    pinned, answers = host_in.array("float32", floats.shape), host_out.array("float32", (len(floats), int(taken.shape[1] or 1)))
+    pinned, answers = host_in.array("float32", floats.shape), host_out.array("float32", (len(floats), classes_of(plan)))
     pinned[...] = floats
     context.set_input_shape(given.name, floats.shape)
     context.set_tensor_address(given.name, device_in.address)
@@ -402,8 +411,8 @@ def latency_of_peers(
     ]
     for name, precision, make in makers:
         with found.noting(f"{name} {precision} at batch {batch}"):
-            ms = interleaved({name: make()}, options.seconds)[name]
-            rows.append({"contestant": name, "precision": precision, "batch": batch, "ms": round(ms, 4)})
+            medians = interleaved(found, {name: make()}, options.seconds)
+            rows += [{"contestant": name, "precision": precision, "batch": batch, "ms": round(ms, 4)} for ms in medians.values()]
     return rows
 
 
@@ -437,18 +446,23 @@ def onnxruntime_call(path: Path, floats: Any) -> Timed:
     return lambda: backend.run(floats)
 
 
-def interleaved(contestants: dict[str, Timed], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, over rounds in which every contestant runs once, after a warm-up of all."""
-    for call in contestants.values():
-        for _ in range(5):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    end = time.perf_counter() + seconds * len(contestants)
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 10:
-        for name, call in contestants.items():
+def interleaved(found: Findings, contestants: dict[str, Timed], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each, over rounds in which every contestant runs once, after a warm-up of all.
+
+    One that fails in the warm-up is noted, and left out.
+    """
+    times: dict[str, list[float]] = {}
+    for name, call in contestants.items():
+        with found.noting(name):
+            for _ in range(5):
+                call()
+            times[name] = []
+    end = time.perf_counter() + seconds * len(times)
+    while times and (time.perf_counter() < end or len(next(iter(times.values()))) < 10):
+        for name, taken in times.items():
             started = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - started)
+            contestants[name]()
+            taken.append(time.perf_counter() - started)
     return {name: 1000 * statistics.median(each) for name, each in times.items()}
 
 

@@ -15,6 +15,7 @@ from alexnet_deploy.trt import adapter
 from alexnet_deploy.trt.adapter import TensorRt
 from alexnet_deploy.types import BatchRange, Flavour, TensorSpec
 from benchmarks import gpu as script
+from benchmarks import gpu_host_side as host_side
 from tests.fake_cuda import H100, FakeCuda, FakeEngine, install
 
 pytest.importorskip("torch", reason="the benchmark makes its model with PyTorch")
@@ -50,3 +51,15 @@ def test_it_runs_through_and_writes_down_what_failed(tmp_path: Path, monkeypatch
     assert written["roofline"]
     assert "no usable GPU is" in page
     assert fake.held == 0
+    added = {(row["contestant"], row["beside"]) for row in written["added"]}
+    assert ("Runtime.predict, float32", "bare loop, ordinary memory") in added
+    assert {probe["engine"] for probe in written["probes"]} == {True}
+    assert {probe["capturable"] for probe in written["probes"]} == {True}
+
+
+def test_the_host_side_is_measured_without_a_gpu_and_says_so(tmp_path: Path) -> None:
+    rows = host_side.main(["--out", str(tmp_path), "--seconds", "0.01"])
+    written = json.loads((tmp_path / "gpu-host-side.json").read_text())
+    assert written["rows"] == rows
+    assert all(row["predict"] >= row["gpu_us"] for row in rows)  # it waits for the stand-in's GPU
+    assert "Nothing here is a figure of a GPU" in (tmp_path / "gpu-host-side.md").read_text()

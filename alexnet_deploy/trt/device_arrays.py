@@ -22,8 +22,13 @@ from alexnet_deploy.trt import cuda
 
 _DL_CUDA = 2
 _DL_CUDA_MANAGED = 13
-_DL_CODES = {"i": 0, "u": 1, "f": 2}
-_DL_KINDS = {code: kind for kind, code in _DL_CODES.items()}
+# numpy's types -> DLPack's code and bits
+_DL_TYPES = {
+    f"{kind}{bits}": (code, bits)
+    for kind, code, widths in (("int", 0, (8, 16, 32, 64)), ("uint", 1, (8, 16, 32, 64)), ("float", 2, (16, 32, 64)))
+    for bits in widths
+}
+_DTYPES = {dl_type: name for name, dl_type in _DL_TYPES.items()}
 _NAME = b"dltensor"
 # DLManagedTensor: data; device type and index; ndim; dtype's code, bits and lanes; shape, strides, byte_offset; context, deleter.
 _MANAGED = struct.Struct("PiiiBBHPPQPP")
@@ -175,12 +180,12 @@ def peek(given: object) -> DeviceView:
         raise InputError("the DLPack capsule is used already, or no capsule", expected="a fresh one")
     head = ctypes.string_at(_python.PyCapsule_GetPointer(given, _NAME), _MANAGED.size)
     data, _, _, axes, code, bits, lanes, shape_at, strides_at, offset, _, _ = _MANAGED.unpack(head)
-    kind = _DL_KINDS.get(code)
-    if kind is None or lanes != 1 or bits % 8:
+    dtype = _DTYPES.get((code, bits))
+    if dtype is None or lanes != 1:
         raise InputError(f"the array is of DLPack's type code {code}, {bits} bits", expected="float32 or uint8")
     shape = _numbers(shape_at, axes)
     _refuse_strides(shape, _numbers(strides_at, axes) if strides_at else ())
-    return DeviceView(data + offset, np.dtype(f"{kind}{bits // 8}").name, shape, given)
+    return DeviceView(data + offset, dtype, shape, given)
 
 
 def _numbers(address: int, count: int) -> tuple[int, ...]:
@@ -190,11 +195,10 @@ def _numbers(address: int, count: int) -> tuple[int, ...]:
 
 def capsule(address: int, dtype: str, shape: tuple[int, ...], device: tuple[int, int], owner: object) -> object:
     """A DLPack capsule for memory that `owner` keeps alive until the capsule's consumer has no more use for it."""
-    kind = np.dtype(dtype)
     managed = ctypes.create_string_buffer(_MANAGED.size + 8 * len(shape))
     pointer = ctypes.addressof(managed)
-    code, bits, shape_at = _DL_CODES[kind.kind], 8 * kind.itemsize, pointer + _MANAGED.size
-    _MANAGED.pack_into(managed, 0, address, *device, len(shape), code, bits, 1, shape_at, 0, 0, 0, _address(_DELETER))
+    shape_at = pointer + _MANAGED.size
+    _MANAGED.pack_into(managed, 0, address, *device, len(shape), *_DL_TYPES[dtype], 1, shape_at, 0, 0, 0, _address(_DELETER))
     struct.pack_into(f"{len(shape)}q", managed, _MANAGED.size, *shape)
     _lent[pointer] = (managed, owner)
     return _python.PyCapsule_New(pointer, _NAME, _address(_DESTRUCTOR))
