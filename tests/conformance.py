@@ -100,7 +100,7 @@ class Conformance:
             return original(self, batches)
 
         monkeypatch.setattr(engine, "run_each", watching)
-        runtime.logits(self.rows(artifact, 3 * LARGEST + 1))
+        runtime.logits(self.rows(artifact, 3 * LARGEST + 1)[::-1])
         assert [len(batch) for batch in seen] == [6, 6, 6, 7]
         assert all(batch.flags.c_contiguous and batch.dtype == np.float32 for batch in seen)
 

@@ -13,7 +13,7 @@ import pytest
 
 from alexnet_deploy.backends.ort import _spinning
 from alexnet_deploy.errors import ArtifactCorrupt, DeviceMissing, ManifestError, ModelError
-from alexnet_deploy.gpu import gpus
+from alexnet_deploy.gpu import Gpu, gpus
 from alexnet_deploy.runtime import Runtime
 from tests.conformance import Conformance
 from tests.tiny import float_batch, tiny_artifact, tiny_graph
@@ -35,6 +35,18 @@ def test_cuda_is_strict(tmp_path: Path) -> None:
     artifact = tiny_artifact(tmp_path / "m.onnx")
     with pytest.raises(DeviceMissing, match="no usable GPU"):
         Runtime(artifact.path, "cuda")
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_provider_that_fell_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything says that there is CUDA, and onnxruntime, which is the real one, takes the CPU in its stead without an error."""
+    import onnxruntime
+
+    monkeypatch.setattr("alexnet_deploy.backends.ort.gpus", lambda: (Gpu("a GPU that is not here", (9, 0), 1),))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(DeviceMissing, match="could not start CUDAExecutionProvider and took CPUExecutionProvider instead"):
+        Runtime(tiny_artifact(tmp_path / "m.onnx").path, "cuda")
 
 
 def test_the_number_of_threads_does_not_change_the_answer_much(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +239,30 @@ class TestFiles:
         artifact.path.write_bytes(b"\0" * artifact.manifest.size_bytes)
         with pytest.raises(ArtifactCorrupt, match="SHA-256"):
             Runtime(artifact.path)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_a_forked_process_does_not_wait_for_calls_of_its_parent(self, tmp_path: Path) -> None:
+        within, go_on = threading.Event(), threading.Event()
+        with Runtime(write_fake(tmp_path / "m.onnx", height=8, width=8).path, backend="fake") as runtime:
+            engine = runtime._engine
+            assert engine is not None
+            engine.run = lambda batch: (within.set(), go_on.wait(), np.zeros((len(batch), 10), np.float32))[2]  # type: ignore[method-assign]
+            caller = threading.Thread(target=runtime.logits, args=(float_batch(1, (3, 8, 8)),))
+            caller.start()
+            within.wait()
+            child = os.fork()
+            if not child:
+                runtime.close()
+                os._exit(0)
+            end = time.monotonic() + 30
+            while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < end:
+                time.sleep(0.01)
+            if not ended:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            go_on.set()
+            caller.join()
+        assert ended, "the child waits for ever"
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
