@@ -17,7 +17,7 @@ from alexnet_deploy.onnx_graph import edit, layer_precisions, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.parity_report import LayerError, LayerErrors
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.quantization.feeding import feeds
+from alexnet_deploy.quantization.feeding import feeds, of_pictures
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.qdq import shifted_outputs
 from alexnet_deploy.runtime import Runtime
@@ -79,7 +79,8 @@ def layer_errors(
     for feed, rows in feeds(pictures, reference.manifest, batch_size):
         left, right = (runner.run(feed) for runner in runners)
         for name, one, other, less in zip(names, left, right, away, strict=True):
-            sums[name].add(one[:rows].astype(np.float64), other[:rows].astype(np.float64) + less)
+            seen, found = (of_pictures(values, rows, len(feed)).astype(np.float64) for values in (one, other))
+            sums[name].add(seen, found + less)
         done += rows
         progress(f"layers of {candidate.path.name}", done, len(pictures))
     precisions = {entry.layer: entry.precision for entry in layer_precisions(theirs)}

@@ -353,6 +353,34 @@ def attention() -> Foreign:
     return Foreign(net.model(net.gemm(net.node("ReduceMean", norm(tokens), axes=[1], keepdims=0), width)))
 
 
+def attention_tokens_first() -> Foreign:
+    """As torch's MultiheadAttention: four heads, (tokens, N, width) inside, one query a picture."""
+    net = Net(opset=17)
+    width, places, heads = 32, 16, 4
+
+    def product(data: str) -> str:
+        return net.node("Add", net.node("MatMul", data, net.weight(width, width, fan_in=width)), net.weight(width, fan_in=100))
+
+    def apart(data: str, tokens: int) -> str:
+        """(tokens, N, width) to (N, heads, tokens, width / heads)"""
+        rows = net.node("Reshape", product(data), net.constant([tokens, -1, width // heads], np.int64))
+        turned = net.node("Transpose", rows, perm=[1, 0, 2])
+        return net.node("Reshape", turned, net.constant([-1, heads, tokens, width // heads], np.int64))
+
+    patches = net.conv("data", width, 3, 8, strides=[8, 8], pads=[0] * 4)
+    planes = net.node("Reshape", patches, net.constant([0, width, places], np.int64))
+    tokens = net.node("Transpose", planes, perm=[2, 0, 1])
+    one = net.constant([1], np.int64)
+    shape = net.node("Concat", net.node("Shape", "data", start=0, end=1), one, one, axis=0)
+    asked = net.node("Transpose", net.node("Expand", net.weight(1, 1, width), shape), perm=[1, 0, 2])
+    root = net.constant([(width // heads) ** -0.25], np.float32)
+    query = net.node("Mul", apart(asked, 1), root)
+    key = net.node("Mul", net.node("Transpose", apart(tokens, places), perm=[0, 1, 3, 2]), root)
+    mixed = net.node("MatMul", net.node("Softmax", net.node("MatMul", query, key), axis=-1), apart(tokens, places))
+    flat = net.node("Reshape", net.node("Transpose", mixed, perm=[2, 0, 1, 3]), net.constant([-1, width], np.int64))
+    return Foreign(net.model(net.gemm(flat, width)))
+
+
 def tied_weights() -> Foreign:
     """There and back by the same matrix, as an autoencoder."""
     net = Net()
@@ -422,6 +450,7 @@ ACCEPTED: dict[str, Callable[[], Foreign]] = {
         local_function,
         newest_opset,
         attention,
+        attention_tokens_first,
         tied_weights,
         biases_of_all_shapes,
         group_normalisation,

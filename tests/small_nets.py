@@ -30,6 +30,10 @@ class Net:
         self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
+    def constant(self, name: str, values: list[int]) -> str:
+        self.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
     def op(self, kind: str, *inputs: str, out: str = "", **attributes: object) -> str:
         out = out or f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"node_{out}", **attributes))

@@ -13,7 +13,7 @@ from alexnet_deploy.errors import CalibrationError, InputError, PictureError
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.calibration import calibrate
 from alexnet_deploy.types import BatchRange
-from tests.small_nets import RECIPE, alexnet_like, artifact_of, branching
+from tests.small_nets import CLASSES, RECIPE, Net, alexnet_like, artifact_of, branching
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,24 @@ def test_neither_batch_size_nor_order_changes_the_result(model: Artifact, pictur
 def test_a_graph_with_a_fixed_batch_gives_the_same_ranges(model: Artifact, pictures: PictureSet) -> None:
     fixed = structs.replace(model, manifest=structs.replace(model.manifest, batch=BatchRange(7, 7, 7)))
     assert calibrate(fixed, pictures, method="minmax").ranges == calibrate(model, pictures, method="minmax").ranges
+
+
+@pytest.mark.parametrize("batch", [BatchRange(1, 16, 64), BatchRange(7, 7, 7)])
+def test_windows_and_tokens_in_the_first_axis_are_all_looked_at(batch: BatchRange, pictures: PictureSet, tmp_path: Path) -> None:
+    """As Swin has its windows: (N * 256, 8) here, of which only the first few of each batch were looked at."""
+    net = Net()
+    x = net.op("Relu", net.conv("input", "stem", (8, 3), strides=[2, 2]))
+    x = net.op("Transpose", net.op("Reshape", x, net.constant("planes", [0, 8, 256])), perm=[0, 2, 1])
+    tokens = net.op("Reshape", x, net.constant("rows", [-1, 8]))
+    mixed = net.op("Relu", net.gemm(tokens, "mix", (8, 8)))
+    x = net.op("ReduceMean", net.op("Reshape", mixed, net.constant("apart", [-1, 256, 8])), net.constant("axis", [1]), keepdims=0)
+    net.gemm(x, "head", (CLASSES, 8), out="logits")
+    model = artifact_of(net.model(), tmp_path)
+    calibration = calibrate(
+        structs.replace(model, manifest=structs.replace(model.manifest, batch=batch)), pictures, method="minmax"
+    )
+    assert calibration.histograms[tokens].total >= len(pictures) * 256 * 8
+    assert calibration.ranges == calibrate(model, pictures, method="minmax", batch_size=5).ranges
 
 
 def test_auto_keeps_the_method_with_the_least_error_and_says_so(model: Artifact, pictures: PictureSet) -> None:

@@ -22,6 +22,8 @@ from alexnet_deploy.onnx_graph import edit
 
 Array = npt.NDArray[Any]
 _FATAL_ONLY = 4  # errors are raised, and told by who catches them
+# Behind it, a float16 graph with attention ends the process, with onnxruntime 1.32.
+_UNSAFE_IN_HALF = ["MatmulTransposeFusion"]
 _APART_BYTES = 4096  # smaller weights, and shapes, which onnxruntime wants to see while it opens the graph, stay in it
 _PAGE = 4096
 
@@ -76,7 +78,9 @@ def _open(ort: Any, model: ModelProto, options: Any, outputs: Sequence[str] = ()
     with tempfile.TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         path = _write(model, outputs, Path(folder))
         try:
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNSAFE_IN_HALF
+            )
         except Exception as error:
             raise BackendError(
                 f"onnxruntime refuses the graph: {edit.first_line(error)}", expected="operators that its CPU provider knows"

@@ -24,6 +24,11 @@ def feeds(pictures: PictureSet, manifest: Manifest, batch_size: int) -> Iterator
         yield (np.concatenate([values, *padding]) if padding else values), len(labels)
 
 
+def of_pictures(values: Array, rows: int, fed: int) -> Array:
+    """What a tensor holds of the first `rows` of `fed` pictures, whose windows or tokens may lie along its first axis as well."""
+    return values[: -(-len(values) * rows // fed)]
+
+
 def split(pictures: PictureSet, hashes: Sequence[str]) -> tuple[PictureSet, PictureSet]:
     """(to observe, held back), by content: the same pictures in another order are split the same way."""
     order = np.argsort(np.array(hashes), kind="stable")

@@ -9,7 +9,7 @@ from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.onnx_graph.session import Array, GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.balance import NO_FACTORS, Channels, Factors, balanceable, choose_factors
-from alexnet_deploy.quantization.feeding import feeds, some
+from alexnet_deploy.quantization.feeding import feeds, of_pictures, some
 from alexnet_deploy.quantization.histogram import Histogram
 from alexnet_deploy.quantization.layers import find_layers
 from alexnet_deploy.quantization.qdq import observed_tensors
@@ -68,9 +68,9 @@ class Observer:
         for feed, rows in feeds(pictures, self._manifest, batch_size):
             values = dict(zip(self._runner.outputs, self._runner.run(feed), strict=True)) | {self._given: feed}
             for name, histogram in self.histograms.items():
-                histogram.add(values[name][:rows])
+                histogram.add(of_pictures(values[name], rows, len(feed)))
             for name, histogram in self.multiplied.items():
-                histogram.add(values[name][:rows] * self._factors[name])
+                histogram.add(of_pictures(values[name], rows, len(feed)) * self._factors[name])
             done += rows
             progress("calibrate", done, len(pictures))
 
@@ -85,7 +85,7 @@ def channel_factors(model: ModelProto, manifest: Manifest, pictures: PictureSet)
     channels = {name: Channels() for name in names}
     for feed, rows in feeds(some(pictures, _BALANCING_PICTURES), manifest, _BALANCING_BATCH):
         for name, values in zip(runner.outputs, runner.run(feed), strict=True):
-            channels[name].add(values[:rows])
+            channels[name].add(of_pictures(values, rows, len(feed)))
     return choose_factors(model, layers, channels)
 
 

@@ -12,7 +12,7 @@ from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.balance import NO_FACTORS, Factors, taken_out
-from alexnet_deploy.quantization.feeding import feeds, some
+from alexnet_deploy.quantization.feeding import feeds, of_pictures, some
 from alexnet_deploy.quantization.layers import Layer, find_layers
 from alexnet_deploy.quantization.rounding import Moments, moments_of, refine
 from alexnet_deploy.quantization.weights import INT8_LIMIT, QuantisedWeight, quantise_weight
@@ -77,6 +77,6 @@ class WeightRounder:
             values = dict(zip(runner.outputs, runner.run(feed), strict=True)) | {given: feed}
             for layer in layers:
                 if layer.name in moments:
-                    data = values[layer.data][:rows].astype(np.float32)
+                    data = of_pictures(values[layer.data], rows, len(feed)).astype(np.float32)
                     moments[layer.name].add(data * self._factors[layer.data] if layer.data in self._factors else data)
         return moments
