@@ -237,6 +237,39 @@ def test_a_reader_that_has_enough_changes_neither_the_exit_code_nor_stderr(form:
     assert program.returncode == 1
 
 
+MISSING = """
+import sys
+from click.testing import CliRunner
+sys.modules[sys.argv[1]] = None  # as if it were not installed
+from alexnet_deploy.cli import main
+for words in sys.argv[2:]:
+    ran = CliRunner().invoke(main, words.split())
+    print(ran.exit_code, ran.stderr.strip().splitlines()[-1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "commands"),
+    [
+        ("torch", "train", ["demo", "train", "export models/a.safetensors", "inspect alexnet"]),
+        ("onnx", "build", ["demo", "export models/a.safetensors", "adopt a.onnx", "build-engine models/a.onnx", "tune a.onnx"]),
+        ("onnxruntime", "cpu", ["demo"]),
+    ],
+)
+def test_without_a_package_every_command_that_needs_it_says_what_to_install(
+    package: str, extra: str, commands: list[str]
+) -> None:
+    Path("models").mkdir()
+    for name in ("models/a.safetensors", "models/a.onnx", "a.onnx"):
+        Path(name).write_bytes(b"")
+    done = subprocess.run([sys.executable, "-c", MISSING, package, *commands], capture_output=True, text=True, check=True)
+    for said in done.stdout.splitlines():
+        assert said.startswith("2 error: ")
+        assert f"needs the package {package}, which is not installed" in said
+        assert said.endswith(f"pip install 'alexnet-deploy[{extra}]'")
+    assert len(done.stdout.splitlines()) == len(commands)
+
+
 def test_a_disk_that_is_full_is_an_error_that_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
     import resource
 

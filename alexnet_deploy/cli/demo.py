@@ -26,17 +26,21 @@ def command(output: Path | None, quick: bool, seed: int) -> Result:
 
     from alexnet_deploy.demo import QUICK, Effort, Stopwatch, build_and_prove
     from alexnet_deploy.export import export
+    from alexnet_deploy.extras import extra
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report import html
     from alexnet_deploy.report.demo import demo, demo_page
     from alexnet_deploy.trt import adapter
     from alexnet_deploy.trt.build import choose_flavour
     from alexnet_deploy.types import BatchRange
-    from training import checkpoint
-    from training.settings import demo_settings
-    from training.train import train
 
-    adapter.load(choose_flavour())  # a missing package is said now, not after a minute of training
+    with extra("train", "the demo"):
+        from training import checkpoint
+        from training.settings import demo_settings
+        from training.train import train
+    with extra("cpu", "the demo"):  # a missing package is said now, not after a minute of training
+        import onnxruntime  # noqa: F401
+    adapter.load(choose_flavour())
     folder = output or models_folder() / "demo"
     settings = demo_settings(seed)
     if quick:

@@ -39,11 +39,13 @@ def command(
     output = output or models_folder() / f"{checkpoint.stem}.onnx"
 
     from alexnet_deploy.export import export
+    from alexnet_deploy.extras import extra
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report.export import exported
     from alexnet_deploy.types import BatchRange
-    from training import checkpoint as checkpoints
 
+    with extra("train", "exporting"):
+        from training import checkpoint as checkpoints
     with progress_bars() as progress:
         model, source = checkpoints.load(checkpoint)
         done = export(

@@ -107,18 +107,12 @@ def command(
       alexnet-deploy train --resume -o models/photos.safetensors
       torchrun --nproc-per-node 2 -m training --data photos
     """
-    from alexnet_deploy.errors import AlexnetDeployError
+    from alexnet_deploy.extras import extra
     from alexnet_deploy.report.training import training
 
-    try:
+    with extra("train", "training"):
         from training import distributed, state
         from training.train import interrupted_settings, train
-    except ImportError as error:
-        raise AlexnetDeployError(
-            f"training needs PyTorch ({error})",
-            expected="the packages torch and safetensors",
-            fix="pip install 'alexnet-deploy[train]'",
-        ) from error
 
     output = output or models_folder() / "alexnet.safetensors"
     given = {name: value for name, value in options.items() if value is not None}
