@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from alexnet_deploy.decoding import fitted
+from alexnet_deploy.decoding import fitted, in_threads
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.preprocess import decode, decode_fitted, fit
@@ -48,6 +49,11 @@ def test_pictures_come_in_order_and_as_one_by_one(tmp_path: Path, workers: int) 
             sources.append(tmp_path / f"{index}.png")
     found = list(fitted(sources, RECIPE, ahead=3, workers=workers))
     np.testing.assert_array_equal(found, [fit(picture, RECIPE) for picture in pictures])
+
+
+def test_as_many_are_worked_on_at_once_as_there_are_workers() -> None:
+    met = threading.Barrier(3)
+    assert list(in_threads(lambda _: met.wait(30) >= 0, range(6), ahead=3, workers=3)) == [True] * 6
 
 
 def test_a_broken_picture_takes_its_place_as_an_error(tmp_path: Path) -> None:
