@@ -139,6 +139,8 @@ class FakeCuda:
         self.calls.append(name)
         try:
             if name in self.faults:
+                if name == "cudaStreamEndCapture":
+                    arguments[0].captured = None  # a capture ends also where it fails
                 raise CudaFault(self.faults[name])
             if self.poisoned and name != "cudaGetErrorString":
                 raise CudaFault(self.poisoned)

@@ -54,7 +54,6 @@ class _Slot:
         rows_in, rows_out: all of the pinned memory, as arrays.
         graphs: for each bucket, everything from copying in to copying out.
         done: what to wait for until its latest answer is there.
-        to_capture: the bucket that has just run for the first time without a graph; 0 for none.
         rows: of its latest batch.
         source: that batch, kept alive while the GPU may read it.
     """
@@ -72,7 +71,6 @@ class _Slot:
         self.returned = owned.enter_context(cuda.Event())
         self.graphs: dict[int, cuda.Graph] = {}
         self.done: cuda.Stream | cuda.Event = self.returned
-        self.to_capture = 0
         self.rows = 0
         self.source: Array | None = None
 
@@ -275,7 +273,7 @@ class Execution:
             self._submit(slot, batch)
 
     def _launch(self, slot: _Slot, batch: Array) -> None:
-        """A small batch: the graph of its bucket, or the same plainly the first time."""
+        """A small batch: the graph of its bucket, or the same plainly the first time, and then captured."""
         bucket = self._bucket(len(batch))
         slot.rows_in[: len(batch)] = batch
         graph = slot.graphs.get(bucket)
@@ -283,7 +281,10 @@ class Execution:
             graph.launch(self._compute)
         else:
             self._queue_all(slot, bucket, lambda: self._enqueue(slot.input.address, slot.output.address, bucket))
-            slot.to_capture = bucket
+            # At once, while the context is set to this bucket and these addresses: another slot may be next.
+            if graph := self._captured(lambda: self._queue_all(slot, bucket, self._enqueue_again)):
+                slot.graphs[bucket] = graph
+            self._note(bucket)
         slot.done = self._compute
 
     def _queue_all(self, slot: _Slot, bucket: int, enqueue: Callable[[], None]) -> None:
@@ -330,16 +331,7 @@ class Execution:
     def _collect(self, slot: _Slot) -> npt.NDArray[np.float32]:
         slot.done.synchronize()
         slot.source = None
-        answer = slot.rows_out[: slot.rows].astype(np.float32)
-        if slot.to_capture:
-            self._capture(slot, slot.to_capture)
-            slot.to_capture = 0
-        return answer
-
-    def _capture(self, slot: _Slot, bucket: int) -> None:
-        self._note(bucket)
-        if graph := self._captured(lambda: self._queue_all(slot, bucket, self._enqueue_again)):
-            slot.graphs[bucket] = graph
+        return slot.rows_out[: slot.rows].astype(np.float32)
 
     def _settle(self) -> None:
         for stream in (self._copy_in, self._compute, self._copy_out):
