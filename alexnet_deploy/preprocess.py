@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Batch = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 MAX_PICTURE_PIXELS = 100_000_000
+_ORIENTATION = 0x0112  # EXIF's number for how a camera was held
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
 
 
-def decode(source: str | Path | bytes, *, at_least: int | None = None, name: str = "") -> Pixels:
+def decode(source: str | Path | bytes, *, name: str = "") -> Pixels:
     """Reads a picture file (or its bytes) as 8-bit RGB, as a person sees it.
 
     EXIF rotation is applied, greyscale and CMYK become RGB, 16 bits become 8, transparency is laid on white.
 
     Args:
         source: the file.
-        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side gets shorter than this.
         name: what errors call bytes.
 
     Returns:
@@ -49,7 +50,7 @@ def decode(source: str | Path | bytes, *, at_least: int | None = None, name: str
     Raises:
         PictureError: missing, truncated, no picture, or over 100 million pixels (a decompression bomb).
     """
-    return np.asarray(_read(source, at_least, name))
+    return np.asarray(_read(source, None, name)[0])
 
 
 def decode_fitted(source: str | Path | bytes, recipe: Preprocess, *, name: str = "") -> Pixels:
@@ -67,7 +68,8 @@ def decode_fitted(source: str | Path | bytes, recipe: Preprocess, *, name: str =
     wanted = max(recipe.height, recipe.width, recipe.resize or 0)
     exact = recipe.interpolation == "nearest"  # takes single pixels, which no smaller picture has
     # Pillow's own picture all the way: an array between would cost two copies, by a thread that lets no other run.
-    return np.asarray(_resized(_read(source, None if exact else 2 * wanted, name), recipe))
+    picture, box = _read(source, None if exact else 2 * wanted, name)
+    return np.asarray(_resized(picture, box, recipe))
 
 
 def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
@@ -89,7 +91,8 @@ def fit(pixels: Pixels, recipe: Preprocess) -> Pixels:
         raise InputError(f"a picture is {pixels.shape[1]}x{pixels.shape[0]} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}")
     from PIL import Image
 
-    return np.asarray(_resized(Image.fromarray(np.ascontiguousarray(pixels)), recipe))
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(_resized(picture, (0, 0, *picture.size), recipe))
 
 
 def normalise(pixels: Pixels, recipe: Preprocess) -> Batch:
@@ -145,8 +148,13 @@ def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
     return out
 
 
-def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.Image:
-    """The picture in mode RGB, as `decode` describes it."""
+def _read(source: str | Path | bytes, at_least: int | None, name: str) -> tuple[Image.Image, Box]:
+    """The picture in mode RGB, as `decode` describes it, and where in that it lies.
+
+    Args:
+        source, name: as `decode` takes them.
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side gets shorter than this.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     name = name or (str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>")
@@ -156,12 +164,13 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.
                 raise PictureError(
                     f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"
                 )
-            if at_least is not None:
-                picture.draft(None, (at_least, at_least))  # does nothing for other formats than JPEG
+            drafted = picture.draft(None, (at_least, at_least)) if at_least is not None else None  # None for all but JPEGs
+            length = drafted[1][2:] if drafted else picture.size
+            box = _box(picture.size, length, picture.getexif().get(_ORIENTATION))
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode == "F":
                 raise PictureError(f"{name} has floating-point pixels", expected="8 or 16 bits a channel")
-            return _as_rgb(picture)
+            return _as_rgb(picture), box
     except FileNotFoundError as error:
         raise PictureError(f"{name} does not exist", expected="a picture file") from error
     except IsADirectoryError as error:
@@ -176,22 +185,39 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> Image.
         ) from error
 
 
-def _resized(picture: Image.Image, recipe: Preprocess) -> Image.Image:
-    """Resized and cropped to (recipe.width, recipe.height); the argument itself where it has that size already."""
+def _box(size: tuple[int, int], length: tuple[float, float], orientation: object) -> Box:
+    """Where the picture lies in what was decoded, once that is turned as EXIF says.
+
+    A JPEG of 1001 pixels that is decoded at a half has 501, and its last one is half empty. Were it taken for a whole one, all
+    others would lie up to a pixel of the file away from where they are.
+
+    Args:
+        size: decoded, (width, height), not turned yet.
+        length: that of the picture itself, from the left and from the top.
+        orientation: 1 to 8, or nonsense, which turns nothing.
+    """
+    spare = [whole - part for whole, part in zip(size, length, strict=True)]
+    (width, height), (right, below) = (size[::-1], spare[::-1]) if orientation in (5, 6, 7, 8) else (size, spare)
+    left = right if orientation in (2, 3, 6, 7) else 0
+    top = below if orientation in (3, 4, 7, 8) else 0
+    return left, top, left + width - right, top + height - below
+
+
+def _resized(picture: Image.Image, box: Box, recipe: Preprocess) -> Image.Image:
+    """What lies in `box`, resized and cropped to (recipe.width, recipe.height); the picture itself where that is all of it."""
     from PIL import Image
 
-    if picture.size == (recipe.width, recipe.height):
+    wanted = recipe.width, recipe.height
+    if picture.size == wanted:
         return picture
-    how = Image.Resampling[recipe.interpolation.upper()]
-    if recipe.resize is None:
-        return picture.resize((recipe.width, recipe.height), how)
-    # The crop is taken through `box`, so that only the pixels that stay are resampled.
-    width, height = picture.size
-    scale = recipe.resize / min(height, width)
-    crop_width, crop_height = recipe.width / scale, recipe.height / scale
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    box = (max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height))
-    return picture.resize((recipe.width, recipe.height), how, box=box)
+    if recipe.resize is not None:
+        # The crop is taken through `box` too, so that only the pixels that stay are resampled.
+        left, top, right, bottom = box
+        scale = recipe.resize / min(bottom - top, right - left)
+        beside, above = (right - left - recipe.width / scale) / 2, (bottom - top - recipe.height / scale) / 2
+        beside, above = max(beside, 0.0), max(above, 0.0)  # which rounding may leave just below 0
+        box = left + beside, top + above, right - beside, bottom - above
+    return picture.resize(wanted, Image.Resampling[recipe.interpolation.upper()], box=box)
 
 
 class _SilentPillow:

@@ -82,13 +82,33 @@ def test_threads_end_when_the_caller_stops_early() -> None:
     assert threads() == before
 
 
-@pytest.mark.parametrize(("height", "width", "factor"), [(600, 800, 4), (300, 1200, 2), (140, 140, 1)])
-def test_a_large_jpeg_is_decoded_smaller_and_gives_nearly_the_same(tmp_path: Path, height: int, width: int, factor: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "decoded"),
+    [(600, 800, (200, 150)), (601, 803, (201, 151)), (1153, 1159, (145, 145)), (300, 1200, (600, 150)), (287, 287, (287, 287))],
+)
+def test_a_large_jpeg_is_decoded_smaller_and_gives_nearly_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int, decoded: tuple[int, int]
+) -> None:
+    """Of both sides at least twice the 72 pixels of the recipe stay."""
     Image.fromarray(photograph(height, width)).save(tmp_path / "a.jpg", quality=92)
-    assert decode(tmp_path / "a.jpg", at_least=2 * 72).shape == (height // factor, width // factor, 3)
-    difference = np.abs(decode_fitted(tmp_path / "a.jpg", RECIPE).astype(int) - fit(decode(tmp_path / "a.jpg"), RECIPE))
+    exact = fit(decode(tmp_path / "a.jpg"), RECIPE).astype(int)
+    resize, sizes = Image.Image.resize, []
+    monkeypatch.setattr(Image.Image, "resize", lambda own, *to, **how: sizes.append(own.size) or resize(own, *to, **how))
+    difference = np.abs(decode_fitted(tmp_path / "a.jpg", RECIPE) - exact)
+    assert sizes == [decoded]
     assert difference.max() <= 8
     assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_large_jpeg_that_is_turned_lies_where_it_would_have_lain(tmp_path: Path, orientation: int) -> None:
+    """601 and 803 are not whole at a quarter: where that last pixel comes to lie is up to the camera's position."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photograph(601, 803)).save(tmp_path / "a.jpg", quality=92, exif=exif)
+    for recipe in (RECIPE, Preprocess(height=40, width=70)):
+        difference = np.abs(decode_fitted(tmp_path / "a.jpg", recipe).astype(int) - fit(decode(tmp_path / "a.jpg"), recipe))
+        assert difference.mean() < 1
 
 
 def test_pictures_of_other_formats_and_single_pixel_sampling_are_exact(tmp_path: Path) -> None:
