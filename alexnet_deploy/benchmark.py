@@ -47,7 +47,7 @@ class Timing:
         p50_ms, p90_ms, p99_ms, min_ms, mean_ms: of one call. p99 of fewer than 100 runs is their slowest but a little.
         images_per_second: batch / p50.
         speed_up: p50 of the first artifact at this batch size divided by this one's; 1 for the first.
-        speed_up_interval: 95 %, bootstrapped; None for the first.
+        speed_up_interval: 95 %, of the ratio of the medians; None for the first.
         latencies_ms: every call, in the order in which they ran.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb, exp, log, sqrt
+from math import exp, log, sqrt
 from statistics import NormalDist, median
 
 CONFIDENCE = 0.95
@@ -57,7 +57,8 @@ class PairedDifference:
 
 def rate(count: int, total: int, confidence: float = CONFIDENCE) -> Rate:
     """`count` of `total` with its Wilson interval. Raises ValueError unless 0 <= count <= total and total >= 1."""
-    return Rate(count, total, count / total if total else 0.0, wilson(count, total, confidence))
+    interval = wilson(count, total, confidence)
+    return Rate(count, total, count / total, interval)
 
 
 def wilson(count: int, total: int, confidence: float = CONFIDENCE) -> Interval:
@@ -84,9 +85,7 @@ def mcnemar(lost: int, gained: int) -> float:
 
     Computed in integers, so exact for any count (McNemar 1947; the binomial form of Cochran 1950).
     """
-    discordant, fewer = lost + gained, min(lost, gained)
-    tail = sum(comb(discordant, k) for k in range(fewer + 1))
-    return float(min(Fraction(1), Fraction(2 * tail, 2**discordant)))
+    return float(min(Fraction(1), 2 * _heads_below(min(lost, gained) + 1, lost + gained)))
 
 
 def paired_difference(both: int, lost: int, gained: int, neither: int, confidence: float = CONFIDENCE) -> PairedDifference:
@@ -97,6 +96,9 @@ def paired_difference(both: int, lost: int, gained: int, neither: int, confidenc
 
     Args:
         both, lost, gained, neither: pictures that both get right, the reference only, the candidate only, and none.
+
+    Raises:
+        ValueError: no picture at all, or fewer than none of a kind.
     """
     total = both + lost + gained + neither
     if total < 1 or min(both, lost, gained, neither) < 0:
@@ -122,6 +124,8 @@ def ratio_of_medians(
     """
     if min(len(numerator), len(denominator)) < 5:
         raise ValueError("a ratio of medians needs at least 5 samples of each")
+    if min(*numerator, *denominator) <= 0:
+        raise ValueError("a ratio of medians needs samples above 0")
     ratio = median(numerator) / median(denominator)
     spread = _z(confidence) * sqrt(_variance_of_log_median(numerator) + _variance_of_log_median(denominator))
     return ratio, Interval(ratio * exp(-spread), ratio * exp(spread))
@@ -131,9 +135,17 @@ def _variance_of_log_median(samples: Sequence[float]) -> float:
     """Price and Bonett's estimate: the width between two order statistics about the median, in units of its own z."""
     ordered, count = sorted(samples), len(samples)
     rank = max(1, round((count + 1) / 2 - sqrt(count)))
-    outside = Fraction(sum(comb(count, k) for k in range(rank)), 2**count)  # P(the median is below ordered[rank - 1])
-    z = -NormalDist().inv_cdf(float(outside))
+    z = -NormalDist().inv_cdf(float(_heads_below(rank, count)))  # of P(the median is below ordered[rank - 1])
     return float(((log(ordered[count - rank]) - log(ordered[rank - 1])) / (2 * z)) ** 2)
+
+
+def _heads_below(limit: int, tosses: int) -> Fraction:
+    """The chance of fewer than `limit` heads among `tosses` of a fair coin."""
+    ways, sum_of_ways = 1, 0
+    for heads in range(limit):
+        sum_of_ways += ways
+        ways = ways * (tosses - heads) // (heads + 1)  # from one binomial coefficient to the next: each by itself takes minutes
+    return Fraction(sum_of_ways, 2**tosses)
 
 
 def _z(confidence: float) -> float:
