@@ -105,7 +105,7 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
         raise InputError(
             f"--max-drop needs labels, and {reference.pictures.location} has none", expected="a folder with one subfolder a class"
         )
-    agree = reference.predictions == candidate.predictions
+    agree = _agree(reference, candidate)
     report = ParityReport(
         reference=reference.ran,
         candidate=candidate.ran,
@@ -129,8 +129,13 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
 
 def agreement_matrix(each: Sequence[Answers]) -> tuple[tuple[float, ...], ...]:
     """[i][j]: the share of the pictures on which i and j give the same top-1 answer."""
-    predictions = [own.predictions for own in each]
-    return tuple(tuple(float((left == right).mean()) for right in predictions) for left in predictions)
+    return tuple(tuple(float(_agree(left, right).mean()) for right in each) for left in each)
+
+
+def _agree(left: Answers, right: Answers) -> npt.NDArray[np.bool_]:
+    """(N,): where both give the same top-1 answer. NaN on both sides is no answer, and so not the same."""
+    ours = left.predictions
+    return (ours == right.predictions) & (ours != NO_ANSWER)
 
 
 def _from_the_same(used: DataReference | None, measured: DataReference) -> bool:
@@ -183,11 +188,12 @@ def _output_error(reference: Answers, candidate: Answers) -> OutputError:
     if OutputKind.PROBABILITIES in (reference.manifest.output_kind, candidate.manifest.output_kind):
         # Probabilities fix logits only up to a constant a picture: compare what both determine.
         compared, left, right = "log-probabilities", _log_softmax(left), _log_softmax(right)
-    finite = np.isfinite(left).all(axis=1) & np.isfinite(right).all(axis=1)
-    not_finite = int((~finite).sum())
-    if not finite.any():
-        return OutputError(compared=compared, not_finite=not_finite)
-    left, right = left[finite], right[finite]
+    ours, theirs = (np.isfinite(logits).all(axis=1) for logits in (left, right))
+    both = ours & theirs
+    not_finite, reference_not_finite = int((~theirs).sum()), int((~ours).sum())
+    if not both.any():
+        return OutputError(compared=compared, not_finite=not_finite, reference_not_finite=reference_not_finite)
+    left, right = left[both], right[both]
     difference = np.abs(left - right)
     largest = float(np.abs(left).max())
     noise = float(np.square(difference).sum())
@@ -200,6 +206,7 @@ def _output_error(reference: Answers, candidate: Answers) -> OutputError:
         sqnr_db=float(10 * np.log10(max(np.square(left).sum(), np.finfo(np.float64).tiny) / noise)) if noise else None,
         compared=compared,
         not_finite=not_finite,
+        reference_not_finite=reference_not_finite,
     )
 
 
@@ -218,7 +225,7 @@ def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _class_rows(reference: Answers, candidate: Answers) -> tuple[ClassRow, ...]:
     right = reference.truth
-    ours, theirs = reference.predictions, candidate.predictions
+    ours, theirs, agree = reference.predictions, candidate.predictions, _agree(reference, candidate)
     rows = []
     for index in np.unique(right[right != UNLABELLED]):
         chosen = right == index
@@ -228,7 +235,7 @@ def _class_rows(reference: Answers, candidate: Answers) -> tuple[ClassRow, ...]:
                 total=int(chosen.sum()),
                 reference=int((ours[chosen] == index).sum()),
                 candidate=int((theirs[chosen] == index).sum()),
-                agree=int((ours[chosen] == theirs[chosen]).sum()),
+                agree=int(agree[chosen].sum()),
             )
         )
     return tuple(rows)

@@ -57,7 +57,8 @@ class OutputError:
         cosine: similarity of the two logit vectors, mean over the pictures.
         sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)); None where they are identical.
         compared: "logits", or "log-probabilities" where either graph ends in probabilities.
-        not_finite: pictures for which the candidate gives NaN or infinity; the other figures leave them out.
+        not_finite, reference_not_finite: pictures for which the candidate, or the reference, gives NaN or infinity; the other
+            figures leave both out.
     """
 
     max_abs: float = 0.0
@@ -68,6 +69,7 @@ class OutputError:
     sqnr_db: float | None = None
     compared: str = "logits"
     not_finite: int = 0
+    reference_not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class MovedPicture:
     Attributes:
         index, name: its place and name in the picture set.
         truth: its label, or "" when unlabelled.
-        reference, candidate: the top answers; "" where the candidate gave no finite one.
+        reference, candidate: the top answers; "" where one gave none that is finite.
         reference_probability, candidate_probability: of these answers.
         distance: total variation between the two probability vectors, 0 (the same) to 1.
     """
@@ -210,8 +212,9 @@ def judged(report: ParityReport) -> ParityReport:
     """The report with a sentence for each gate that it misses."""
     gates, error, name = report.gates, report.error, report.candidate.file
     missed = []
-    if error.not_finite:
-        missed.append(f"{name} gives NaN or infinity for {error.not_finite} of {report.pictures.count} pictures; 0 are allowed")
+    for file, count in ((report.reference.file, error.reference_not_finite), (name, error.not_finite)):
+        if count:
+            missed.append(f"{file} gives NaN or infinity for {count} of {report.pictures.count} pictures; 0 are allowed")
     if report.invariance and not report.invariance.held:
         missed.append(
             f"{name} answers otherwise alone than in a batch: logits differ by {report.invariance.relative:.1e} of the largest; "

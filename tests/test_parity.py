@@ -18,7 +18,7 @@ from alexnet_deploy.answers import Answers, batch_invariance, truth
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import CalibrationRecord, DataReference, Manifest, Preprocess, picture_digits
 from alexnet_deploy.onnx_graph import save_graph
-from alexnet_deploy.parity import compare, evaluate, verify, verify_all
+from alexnet_deploy.parity import agreement_matrix, compare, evaluate, verify, verify_all
 from alexnet_deploy.parity_report import Gates
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report.parity import notes
@@ -138,6 +138,24 @@ def test_pictures_without_a_finite_answer_are_counted_and_always_a_miss() -> Non
     assert found.agreement.count == 48
     assert found.missed == ("half.onnx gives NaN or infinity for 2 of 50 pictures; 0 are allowed",)
     assert {moved.index for moved in found.moved} == {3, 7}
+
+
+def test_a_reference_without_a_finite_answer_is_named_and_agrees_with_none() -> None:
+    ours, theirs = logits_of(50, 5, 0), logits_of(50, 5, 0)
+    ours[3, 2] = ours[7, 0] = theirs[7, 1] = np.nan
+    reference, candidate = answered(ours, file="half.onnx"), answered(theirs, file="int8.onnx")
+    found = compare(reference, candidate)
+    assert (found.error.reference_not_finite, found.error.not_finite, found.error.max_abs) == (2, 1, 0)
+    assert found.missed == (
+        "half.onnx gives NaN or infinity for 2 of 50 pictures; 0 are allowed",
+        "int8.onnx gives NaN or infinity for 1 of 50 pictures; 0 are allowed",
+    )
+    assert found.agreement.count == sum(row.agree for row in found.classes) == 48
+    assert agreement_matrix([reference, candidate]) == ((0.96, 0.96), (0.96, 0.98))
+    assert {moved.index: (moved.reference == "", moved.candidate == "") for moved in found.moved} == {
+        3: (True, False),
+        7: (True, True),
+    }
 
 
 def test_probabilities_are_compared_with_logits_up_to_their_constant() -> None:
