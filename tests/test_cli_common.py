@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -13,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from alexnet_deploy.cli import common, main
+from alexnet_deploy.cli import common, ending, main
 from alexnet_deploy.errors import ArtifactMissing, FallbackWarning
 from alexnet_deploy.types import Precision
 
@@ -99,6 +101,51 @@ def test_ctrl_c_is_exit_code_130(moment: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(common.Command, moment, press)
     result = CliRunner().invoke(main, ["doctor"])
     assert (result.exit_code, result.stderr) == (130, "stopped: interrupted; nothing half-written is left behind\n")
+
+
+ENDED = """
+import os, signal, sys, time
+from pathlib import Path
+from alexnet_deploy.cli import common, main
+from alexnet_deploy.files import replacing
+
+def works(*_):
+    with replacing(Path(sys.argv[1])):
+        ready, begun = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(begun, b".")
+            time.sleep(600)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(list(Path(sys.argv[1]).parent.iterdir())), flush=True)
+        try:
+            signal.raise_signal(int(sys.argv[2]))
+        finally:
+            signal.raise_signal(int(sys.argv[2]))  # `timeout` sends it twice
+
+common.Command.invoke = works
+main(["doctor"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(number: int, code: int, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED, tmp_path / "a.onnx", str(number)], capture_output=True, text=True)
+    assert done.returncode == code
+    assert re.fullmatch(r"stopped: \w+; nothing half-written is left behind\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+    assert done.stdout == "-15 1\n"  # a process that it forked ends at once, and removes nothing
+
+
+def test_a_sigterm_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ending.by_exception():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_error_that_nobody_foresaw_is_not_taken_for_a_missed_gate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -178,17 +179,46 @@ def test_unknown_phases_are_taken_calmly() -> None:
     assert monitor.step("orphan", 0)
 
 
-# Ctrl-C
+# signals
 
 
-def test_ctrl_c_is_kept_until_the_block_ends() -> None:
+@pytest.fixture
+def told_to_end() -> Iterator[None]:
+    """A program that takes SIGTERM as an exception."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("number", "exception"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_is_kept_until_the_block_ends(number: int, exception: type[BaseException], told_to_end: None) -> None:
     cancelled: list[bool] = []
     reached_the_end = False
-    with pytest.raises(KeyboardInterrupt), interruptible(lambda: cancelled.append(True)):
-        signal.raise_signal(signal.SIGINT)
+    before = signal.getsignal(number)
+    with pytest.raises(exception), interruptible(lambda: cancelled.append(True)):
+        signal.raise_signal(number)
         reached_the_end = True
     assert cancelled == [True]
     assert reached_the_end
+    assert signal.getsignal(number) is before
+
+
+def test_the_signals_exception_counts_and_not_what_the_cancelled_work_failed_with() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("cancelled")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, None])  # None: it was set in C
+def test_signals_that_python_does_not_handle_are_left_alone(handler: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: handler)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail(f"{number} was changed"))
+    with interruptible():
+        pass
 
 
 def test_other_threads_build_without_touching_signals() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from alexnet_deploy import __version__
-from alexnet_deploy.cli import streams, verbosity
+from alexnet_deploy.cli import ending, streams, verbosity
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -55,11 +55,18 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # Not in a command: its module is imported within, and click's own exit code, 1, would say that a gate was missed.
         try:
-            return super().invoke(ctx)
+            with ending.by_exception():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
-            from alexnet_deploy.cli.common import interrupted
+            from alexnet_deploy.cli.common import INTERRUPTED, say_stopped
 
-            interrupted(ctx)
+            say_stopped("interrupted")
+            ctx.exit(INTERRUPTED)
+        except SystemExit:  # SIGTERM: nothing else ends a command so
+            from alexnet_deploy.cli.common import say_stopped
+
+            say_stopped("terminated")
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception:

@@ -56,7 +56,7 @@ class Refusal(click.ClickException):
 class Command(click.Command):
     """A click command whose function returns a Result. Adds --json, -q and -v, and takes what the settings say.
 
-    Exit codes: 0 done, 1 a gate was missed, 2 a clear error or a part that failed, 130 interrupted.
+    Exit codes: 0 done, 1 a gate was missed, 2 a clear error or a part that failed, 130 interrupted, 143 terminated.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -222,10 +222,9 @@ def _warnings_as_messages() -> Iterator[None]:
         yield
 
 
-def interrupted(ctx: click.Context) -> NoReturn:
-    """What Ctrl-C ends with, wherever in a command it came."""
-    _message("stopped", "interrupted; nothing half-written is left behind")
-    ctx.exit(INTERRUPTED)
+def say_stopped(how: str) -> None:
+    """What Ctrl-C and SIGTERM end with, wherever in a command they came."""
+    _message("stopped", f"{how}; nothing half-written is left behind")
 
 
 def mistaken(ctx: click.Context) -> NoReturn:

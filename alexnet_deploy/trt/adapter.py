@@ -362,25 +362,27 @@ class BuildMonitor:
 
 @contextmanager
 def interruptible(cancel: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Ctrl-C inside the block calls `cancel`, and becomes KeyboardInterrupt only when the block has ended.
+    """Ctrl-C, and a SIGTERM that Python handles, calls `cancel` inside the block, and is handled as before when that has ended.
 
-    Python would raise it inside one of TensorRT's callbacks, its logger's above all: there it ends the process, or is lost.
+    The exception would come inside one of TensorRT's callbacks, its logger's above all: there it ends the process, or is lost.
     Outside the main thread this does nothing: signals do not arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed = False
+    received: list[int] = []
 
     def handler(number: int, frame: object) -> None:
-        nonlocal pressed
-        pressed = True
+        received.append(number)
         cancel()
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: handled for number in (signal.SIGINT, signal.SIGTERM) if callable(handled := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:  # and not what the cancelled work failed with
-            raise KeyboardInterrupt
+        for number, handled in before.items():
+            signal.signal(number, handled)
+        if received:  # its exception counts, and not what the cancelled work failed with
+            signal.raise_signal(received[0])
