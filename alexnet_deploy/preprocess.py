@@ -32,6 +32,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 MAX_PICTURE_PIXELS = 100_000_000
 _ORIENTATION = 0x0112  # EXIF's number for how a camera was held
+# Pillow knows forty more, and runs Ghostscript for one of them: no program is started for what somebody has uploaded.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
 
 
@@ -159,7 +161,8 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> tuple[
 
     name = name or (str(source) if isinstance(source, (str, Path)) else f"<{len(source)} bytes>")
     try:
-        with _silent_pillow, Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with _silent_pillow, Image.open(file, formats=_FORMATS) as picture:
             if picture.width * picture.height > MAX_PICTURE_PIXELS:
                 raise PictureError(
                     f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
@@ -68,6 +68,30 @@ def test_a_broken_picture_is_a_clear_error(broken: bytes) -> None:
         decode(broken)
 
 
+def test_a_broken_picture_is_called_what_the_caller_calls_it() -> None:
+    with pytest.raises(PictureError, match=r"^<13 bytes> cannot be read as a picture \(of no known format\)"):
+        decode(b"not a picture")
+    with pytest.raises(PictureError, match=r"^upload\.png cannot be read as a picture \(.*truncated"):
+        decode(encoded(gradient().resize((90, 90)), "PNG")[:1000], name="upload.png")
+
+
+def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For PostScript, Pillow runs Ghostscript where it is installed."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # it is looked for anew
+    with pytest.raises(PictureError, match="of no known format"):
+        decode(encoded(gradient(), "EPS"))
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF", "MPO"])
+def test_every_format_that_is_named_is_read(kind: str) -> None:
+    assert decode(encoded(gradient(), kind)).shape == (12, 10, 3)
+
+
 def odd_exif() -> bytes:
     """A sound JPEG whose EXIF block announces more than it holds."""
     return encoded(gradient(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x01")
@@ -122,8 +146,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
 
 
 def test_a_fitted_picture_is_left_alone() -> None:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    assert fit(pixels, RECIPE) is pixels
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    assert fit(pixels[0], RECIPE).base is pixels
+    assert prepare(pixels, RECIPE) is pixels
+
+
+def test_an_array_of_too_many_pixels_is_refused() -> None:
+    with pytest.raises(InputError, match="10000x10001 pixels"):
+        fit(np.broadcast_to(np.zeros(3, np.uint8), (10_001, 10_000, 3)), RECIPE)
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), resize=st.none() | st.integers(8, 20))
@@ -136,6 +166,33 @@ def test_the_crop_is_the_centre() -> None:
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 255
     assert np.all(fit(pixels, Preprocess(height=8, width=8, resize=8)) == 255)
+
+
+@given(st.integers(9, 40), st.integers(9, 40), st.sampled_from([(8, 8), (5, 8), (8, 5)]), st.none() | st.integers(8, 20))
+def test_the_crop_is_as_far_from_one_side_as_from_the_other(
+    height: int, width: int, size: tuple[int, int], resize: int | None
+) -> None:
+    """What is turned or mirrored before it is fitted is what is turned or mirrored afterwards."""
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    recipe = Preprocess(height=size[0], width=size[1], resize=resize)
+    turned = Preprocess(height=size[1], width=size[0], resize=resize)
+    fitted = fit(pixels, recipe).astype(int)
+    for other, back in (
+        (fit(pixels[::-1], recipe)[::-1], "upside down"),
+        (fit(pixels[:, ::-1], recipe)[:, ::-1], "in a mirror"),
+        (fit(pixels.transpose(1, 0, 2), turned).transpose(1, 0, 2), "turned"),
+    ):
+        assert np.abs(fitted - other).max() <= 1, back
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_what_is_cropped_is_the_scaled_picture(interpolation: str) -> None:
+    """Where scaling leaves whole pixels, it is Pillow's own resizing and cropping, to the last bit but one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    recipe = Preprocess(height=16, width=10, resize=20, interpolation=interpolation)  # type: ignore[arg-type]
+    scaled = Image.fromarray(pixels).resize((30, 20), Image.Resampling[interpolation.upper()])
+    expected = np.asarray(scaled.crop((10, 2, 20, 18))).astype(int)
+    assert np.abs(fit(pixels, recipe) - expected).max() <= 1
 
 
 @given(
@@ -161,6 +218,12 @@ def test_normalising_follows_its_formula(values: list[int], scale: float, order:
 def test_a_grey_picture_keeps_its_values_on_the_way_to_one_channel(value: int) -> None:
     recipe = Preprocess(height=2, width=2, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="grey")
     assert np.all(normalise(np.full((1, 2, 2, 3), value, np.uint8), recipe) == value)
+
+
+def test_colours_become_grey_as_pillow_makes_them() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 300, 300, 3), np.uint8)
+    recipe = Preprocess(height=300, width=300, scale=1.0, mean=(0.0,), std=(1.0,), channel_order="grey")
+    np.testing.assert_array_equal(normalise(pixels, recipe)[0, 0], np.asarray(ImageOps.grayscale(Image.fromarray(pixels[0]))))
 
 
 @pytest.mark.parametrize(
