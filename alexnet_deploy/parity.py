@@ -135,7 +135,8 @@ def agreement_matrix(each: Sequence[Answers]) -> tuple[tuple[float, ...], ...]:
 def _agree(left: Answers, right: Answers) -> npt.NDArray[np.bool_]:
     """(N,): where both give the same top-1 answer. NaN on both sides is no answer, and so not the same."""
     ours = left.predictions
-    return (ours == right.predictions) & (ours != NO_ANSWER)
+    same: npt.NDArray[np.bool_] = (ours == right.predictions) & (ours != NO_ANSWER)
+    return same
 
 
 def _from_the_same(used: DataReference | None, measured: DataReference) -> bool:

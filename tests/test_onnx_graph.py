@@ -110,6 +110,17 @@ def test_what_is_folded_into_a_convolution_is_one_number_a_channel(kind: str, sw
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"data": batch})[0], before, rtol=1e-4, atol=1e-5)
 
 
+def test_what_nobody_reads_is_not_folded_into_the_answer(tmp_path: Path) -> None:
+    """As an output that was cut off leaves it behind."""
+    net = Net()
+    result = net.head(trunk(net), 16)
+    net.node("Mul", result, net.constant([2.0], np.float32))
+    model = net.model(result)
+    adopted = load_graph(adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE).path)
+    assert not list(edit.nodes_of(adopted.graph, "Mul"))
+    np.testing.assert_allclose(function(adopted)(random_input(model)), function(model)(random_input(model)), rtol=1e-4, atol=1e-5)
+
+
 def test_an_inspected_graph_that_only_needs_flattening_is_told_who_flattens_it() -> None:
     with pytest.raises(ModelError, match="alexnet-deploy adopt"):
         describe(foreign_models.fully_convolutional().model)

@@ -60,6 +60,8 @@ def tidy(model: ModelProto) -> list[str]:
     changes: dict[str, None] = {}
     for _ in range(_MAX_ROUNDS):
         before = len(changes), len(model.graph.node), len(model.graph.initializer)
+        if edit.drop_unused(model.graph):
+            changes["unused parts dropped"] = None
         if fold.constants_to_initialisers(model):
             changes["constants folded"] = None
         if fold.drop_no_ops(model.graph):
@@ -70,8 +72,6 @@ def tidy(model: ModelProto) -> list[str]:
             changes["Gemm without alpha and beta, biases as rows"] = None
         if fold.fold_affine(model):
             changes["products and sums a channel folded into layers"] = None
-        if edit.drop_unused(model.graph):
-            changes["unused parts dropped"] = None
         if before == (len(changes), len(model.graph.node), len(model.graph.initializer)):
             break
     return list(changes)
