@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.extras import extra
@@ -20,11 +20,17 @@ _ROWS_AT_ONCE = 4096
 _NO_TEXT = "backslashreplace"
 
 
+def as_object(picture: PicturePrediction) -> dict[str, Any]:
+    """{"name": ..., "predictions": [{"label": ..., "probability": ...}, ...], "error": ""}, wherever there is JSON."""
+    named = [prediction._asdict() for prediction in picture.predictions]
+    return {"name": picture.name, "predictions": named, "error": picture.error}
+
+
 def write_rows(out: TextIO, form: str, top: int, predictions: Iterable[PicturePrediction]) -> None:
     """One line a picture, in order.
 
     csv     name, label_1, probability_1, ..., error; the first line names the columns
-    jsonl   {"name": ..., "predictions": [{"label": ..., "probability": ...}, ...], "error": ""}
+    jsonl   one `as_object` a line
     """
     write = _csv(out, top) if form == "csv" else _jsonl(out)
     for prediction in predictions:
@@ -89,8 +95,7 @@ def _csv(out: TextIO, top: int) -> Callable[[PicturePrediction], None]:
 
 def _jsonl(out: TextIO) -> Callable[[PicturePrediction], None]:
     def write(picture: PicturePrediction) -> None:
-        named = [prediction._asdict() for prediction in picture.predictions]
-        json.dump({"name": picture.name, "predictions": named, "error": picture.error}, out, ensure_ascii=False)
+        json.dump(as_object(picture), out, ensure_ascii=False)
         out.write("\n")
 
     return write

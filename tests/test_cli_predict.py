@@ -56,6 +56,21 @@ def test_json_holds_every_picture_in_order(artifact: Artifact, folder: Path) -> 
     assert data["ran"]["backend"] == "onnxruntime"
 
 
+def test_json_and_json_lines_say_the_same_of_a_picture(artifact: Artifact, folder: Path) -> None:
+    pictures = json.loads(predict(artifact, folder, "--top", 2, "--json").stdout)["pictures"]
+    lines = predict(artifact, folder, "--top", 2, "--format", "jsonl").stdout.splitlines()
+    assert pictures == [json.loads(line) for line in lines]
+    assert [set(answer) for answer in pictures[0]["predictions"]] == [{"label", "probability"}] * 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_stdout_takes_one_answer(artifact: Artifact, folder: Path, form: str) -> None:
+    done = predict(artifact, folder, "--format", form, "--json")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"--json and --format {form}" in done.stderr
+    assert predict(artifact, folder, "--format", "table", "--json").exit_code == 0
+
+
 def test_broken_pictures_are_reported_and_do_not_stop_the_rest(artifact: Artifact, folder: Path) -> None:
     (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     done = predict(artifact, folder, folder / "none.jpg", "--json")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+_AS_JSON = f"{__name__}.as_json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Command(click.Command):
         return ctx
 
     def invoke(self, ctx: click.Context) -> None:
-        as_json = bool(ctx.params.pop("as_json", False))
+        as_json = ctx.meta[_AS_JSON] = bool(ctx.params.pop("as_json", False))
         try:
             with _warnings_as_messages(), streams.stdout_for_the_answer(ctx):
                 result: Result = super().invoke(ctx)
@@ -198,6 +199,11 @@ def latest(suffix: str, precision: Precision | None, fix: str) -> Path:
         kind = f"{precision} " if precision else ""
         raise ArtifactMissing(f"no {kind}*{suffix} in {folder}/", expected="a path, or an artifact made before", fix=fix)
     return max(found, key=lambda p: p.stat().st_mtime_ns)
+
+
+def as_json() -> bool:
+    """Whether this run was asked for one JSON object on stdout."""
+    return bool(click.get_current_context().meta[_AS_JSON])
 
 
 def note(text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.common import Command, Result, as_json, progress_bars
 
 
 @click.command(cls=Command)
@@ -48,18 +48,21 @@ def command(
       find / -name '*.jpg' | alexnet-deploy predict models/alexnet.onnx - --format jsonl
     """
     from alexnet_deploy.cli.streams import answering
-    from alexnet_deploy.prediction_files import write_file, write_rows
+    from alexnet_deploy.prediction_files import as_object, write_file, write_rows
     from alexnet_deploy.predictions import PicturePrediction, collect, predict_each, predict_pictures
     from alexnet_deploy.report.predictions import predictions, written
     from alexnet_deploy.runtime import Runtime
 
+    if form != "table" and output is None and as_json():
+        raise click.UsageError(f"--json and --format {form} are two answers, and there is one stdout.")
     with Runtime(artifact, device, backend, threads=threads) as runtime:
         top = min(top, runtime.manifest.classes or top)
         if output is None and form == "table":
             named = list(collect(pictures))
             with progress_bars() as progress:
                 report = predict_pictures(runtime, named, top=top, batch_size=batch, progress=progress)
-            return Result(report, predictions(report), failed=report.failures)
+            data = {"ran": report.ran, "pictures": [as_object(each) for each in report.pictures], "seconds": report.seconds}
+            return Result(data, predictions(report), failed=report.failures)
         failures: list[str] = []
         count = 0
 
@@ -76,5 +79,5 @@ def command(
         else:
             with answering() as out:
                 write_rows(out, form, top, noting())
-    data = {"pictures": count, "failed": len(failures), "output": str(output) if output else None}
-    return Result(data, written(count, output), failed=tuple(failures))
+    summary = {"pictures": count, "failed": len(failures), "output": str(output) if output else None}
+    return Result(summary, written(count, output), failed=tuple(failures))
