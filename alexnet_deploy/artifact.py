@@ -16,6 +16,7 @@ from msgspec import structs
 
 from alexnet_deploy import logs
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
+from alexnet_deploy.external_data import has_external_data
 from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.manifest import FORMAT, KIND_OF_SUFFIX, Lineage, Manifest
 
@@ -54,13 +55,28 @@ class Artifact(msgspec.Struct, frozen=True):
         return artifact
 
     def check_hash(self) -> None:
-        """Raises ArtifactCorrupt unless the file's SHA-256 is the manifest's."""
-        found = file_sha256(self.path)
+        """Checks that the file's SHA-256 is the manifest's, and covers all of the artifact.
+
+        Raises:
+            ArtifactCorrupt: it is not, or weights are in other files.
+            ArtifactMissing: the file cannot be read any more.
+        """
+        try:
+            found = file_sha256(self.path)
+            elsewhere = self.manifest.kind == "onnx" and has_external_data(self.path)
+        except OSError as error:
+            raise ArtifactMissing(f"{self.path} cannot be read: {error.strerror}", expected="a file that stays there") from error
         if found != self.manifest.sha256:
             raise ArtifactCorrupt(
                 f"{self.path} has SHA-256 {found[:12]}…, its manifest says {self.manifest.sha256[:12]}…",
                 expected="a file unchanged since it was made",
                 fix="make it again, or copy the file and its .json together",
+            )
+        if elsewhere:
+            raise ArtifactCorrupt(
+                f"{self.path} keeps weights in other files, which the hash in its manifest says nothing about",
+                expected="a graph in one file",
+                fix="alexnet-deploy adopt, which puts them into one",
             )
 
     def twin(self, *, check_hash: bool = True) -> Artifact | None:

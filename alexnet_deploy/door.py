@@ -19,7 +19,6 @@ class Door:
     def __init__(self, *, closed: bool = False) -> None:
         self.closed = closed
         self._inside: dict[int, None] = {}
-        self._closing = threading.Lock()
         self._empty = threading.Event()
 
     def __enter__(self) -> None:
@@ -31,13 +30,11 @@ class Door:
     def __exit__(self, *_: object) -> None:
         self._leave()
 
-    def close(self) -> bool:
-        """Closes it and waits until nobody is inside. Whether this call, and none before, closed it."""
-        with self._closing:
-            first, self.closed = not self.closed, True
+    def close(self) -> None:
+        """Closes it and waits until nobody is inside."""
+        self.closed = True
         self._leave()  # a thread that closes is in no call
         self._empty.wait()
-        return first
 
     def _leave(self) -> None:
         self._inside.pop(get_ident(), None)

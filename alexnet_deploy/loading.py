@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct, structs
@@ -17,6 +18,7 @@ from alexnet_deploy.backends import BACKENDS, FLAVOURS, entry
 from alexnet_deploy.backends.base import Backend, Options
 from alexnet_deploy.errors import (
     AlexnetDeployError,
+    ArtifactCorrupt,
     BackendMissing,
     DeviceMissing,
     FallbackWarning,
@@ -169,14 +171,9 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             expected=" or ".join(line.devices),
             fix=f"device={line.devices[0]!r}, or another backend",
         )
-    hashed: AbstractContextManager[None] = nullcontext()
-    if running.manifest.kind == "plan" and not is_foreign(running):
-        running.check_hash()  # before, not beside: a plan is code that runs as soon as it is read
-    elif not is_foreign(running):
-        with suppress(ImportError):  # `load` says what is missing
-            import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
-        hashed = _hash_checked(running)
-    with hashed:
+    with suppress(Exception):  # `load` says what is missing
+        import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
+    with nullcontext() if is_foreign(running) else _hash_checked(running):
         backend, huge_pages = open_engine(line.backend(), running, options)
     return Loaded(artifact, running, backend, options, huge_pages)
 
@@ -200,16 +197,32 @@ def open_again(kind: type[Backend], running: Artifact, options: Options) -> tupl
 
 @contextmanager
 def _hash_checked(artifact: Artifact) -> Iterator[None]:
-    """Checks the file's SHA-256 while the block loads it; a wrong hash is the error even where loading failed first."""
+    """Checks the file's SHA-256 while the block loads it, or before: a plan is code that runs as soon as it is read."""
+    before = _state(artifact.path)
+    if is_plan := artifact.manifest.kind == "plan":
+        artifact.check_hash()
+    try:
+        with nullcontext() if is_plan else _beside(artifact.check_hash):
+            yield
+    finally:
+        if _state(artifact.path) != before:  # what was hashed may not be what was loaded
+            raise ArtifactCorrupt(
+                f"{artifact.path} was exchanged while it was loaded", expected="one that stays", fix="try again"
+            )
+
+
+@contextmanager
+def _beside(check: Callable[[], None]) -> Iterator[None]:
+    """Checks in a thread beside the block; what it raises is the error even where the block has failed first."""
     wrong: list[Exception] = []
 
-    def check() -> None:
+    def run() -> None:
         try:
-            artifact.check_hash()
+            check()
         except Exception as error:
             wrong.append(error)
 
-    thread = threading.Thread(target=check, name="alexnet-deploy-sha256")
+    thread = threading.Thread(target=run, name="alexnet-deploy-sha256")
     thread.start()
     try:
         yield
@@ -217,6 +230,15 @@ def _hash_checked(artifact: Artifact) -> Iterator[None]:
         thread.join()
         if wrong:
             raise wrong[0]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What is another one when a file has been written or exchanged: its size, and when it was written; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _check_agreement(loaded: Loaded) -> None:

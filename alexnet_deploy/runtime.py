@@ -271,12 +271,17 @@ class Runtime:
             self._huge_pages.settle()
 
     def close(self) -> None:
-        """Waits for the calls under way, then releases engine and memory. Further calls do nothing."""
-        if self._door.close() and self._engine is not None:
+        """Waits for the calls under way, then releases engine and memory. Further calls do nothing.
+
+        Not for a signal handler that may interrupt a call of its own thread: raise SystemExit there, and close on the way out.
+        """
+        self._door.close()
+        with self._waking:
+            engine, self._engine = self._engine, None
+        if engine is not None:
             if self._huge_pages is not None:
                 self._huge_pages.stop()
-            self._engine.close()
-            self._engine = None
+            engine.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -314,8 +319,11 @@ class Runtime:
             return self._checked(answer if len(answer) == count else answer[:count], count)
         # Of several chunks, the next is prepared while the engine is busy.
         chunks = parts(count, self.batch.max)
-        with self._door, self._turn:
-            answers = (self._engine or self._wake()).run_each(self._prepared(batch, are_pictures, chunks))
+        with (
+            self._door,
+            self._turn,
+            closing((self._engine or self._wake()).run_each(self._prepared(batch, are_pictures, chunks))) as answers,
+        ):
             cut = [answer[: chunk.stop - chunk.start] for answer, chunk in zip(answers, chunks, strict=True)]
         return self._checked(np.concatenate([np.empty((0, self._classes), np.float32), *cut]), count)
 

@@ -384,8 +384,8 @@ class FakeEngine:
         return SimpleNamespace(name="INPUT" if name == self.input.name else "OUTPUT")
 
     def get_tensor_dtype(self, name: str) -> Any:
-        names = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8"}
-        return SimpleNamespace(name=names[(self.input if name == self.input.name else self.output).dtype])
+        dtype = (self.input if name == self.input.name else self.output).dtype
+        return SimpleNamespace(name={"float32": "FLOAT", "float16": "HALF"}.get(dtype, dtype.upper()))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(-1 if n is None else n for n in (self.input if name == self.input.name else self.output).shape)

@@ -598,6 +598,74 @@ def test_an_error_in_preparing_a_batch_leaves_the_engine_usable(backend: TensorR
     np.testing.assert_array_equal(backend.run(pictures(16)), engine.answer(pictures(16)))
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_ctrl_c_at_the_gpus_answer_leaves_nothing_under_way(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """What the GPU still did would be copied over the answer to the next call."""
+    fake = FakeCuda("late")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    bindings = install(monkeypatch, fake, engine)
+    monkeypatch.setattr(room, "GRAPH_BYTES", limit)
+    execution = Execution(bindings, made(bindings, engine), INPUT, OUTPUT, BATCH)
+
+    def interrupted(slot: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "_collect", interrupted)
+        for call in (lambda: execution.run(pictures(3)), lambda: list(execution.run_each([pictures(3)]))):
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            assert not any(stream.queue for stream in fake.streams.values())
+    np.testing.assert_array_equal(execution.run(pictures(3)), engine.answer(pictures(3)))
+    execution.close()
+
+
+@pytest.mark.parametrize("call", ["run_on_device", "run_from_device"])
+def test_a_batch_on_the_gpu_of_which_a_part_is_refused_is_read_no_more(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda("late")
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    bindings = install(monkeypatch, fake, engine)
+    execution = Execution(bindings, made(bindings, engine), INPUT, OUTPUT, BATCH)
+    batch, enqueue, last = on_gpu(pictures(40), offset=4), execution._enqueue, []
+
+    def refused(source: int, target: int, rows: int) -> None:
+        last.append(rows)
+        if rows < 16:
+            raise BackendError("out of memory")
+        enqueue(source, target, rows)
+
+    monkeypatch.setattr(execution, "_enqueue", refused)
+    with pytest.raises(BackendError, match="out of memory"):
+        getattr(execution, call)(batch)
+    assert last == [16, 16, 8]
+    assert not any(stream.queue for stream in fake.streams.values())
+    execution.close()
+
+
+@pytest.mark.parametrize(
+    ("input", "output", "says"),
+    [
+        (structs.replace(INPUT, dtype="bf16"), OUTPUT, r"the input of net\.plan is input bf16 \(N, 3, 8, 8\)"),
+        (structs.replace(INPUT, dtype="int32"), OUTPUT, r"the input of net\.plan is input int32"),
+        (structs.replace(INPUT, shape=(None, 3, None, None)), OUTPUT, r"is input float32 \(N, 3, N, N\)"),
+        (structs.replace(INPUT, shape=()), OUTPUT, r"is input float32 \(\)"),
+        (INPUT, structs.replace(OUTPUT, dtype="int64"), r"the output of net\.plan is logits int64"),
+        (INPUT, structs.replace(OUTPUT, shape=(None, None)), r"is logits float32 \(N, N\)"),
+    ],
+)
+def test_a_plan_from_elsewhere_whose_memory_nobody_could_lay_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, input: TensorSpec, output: TensorSpec, says: str
+) -> None:
+    """trtexec builds such plans; their types are not numpy's, or their pictures of any size."""
+    fake = FakeCuda()
+    install(monkeypatch, fake, FakeEngine(fake, input, output, BATCH))
+    path = tmp_path / "net.plan"
+    path.write_bytes(b"from trtexec")
+    with pytest.raises(ModelError, match=says):
+        Runtime(path, device="cuda", backend="tensorrt-rtx")
+    assert fake.held == 0
+
+
 def test_a_refusal_of_tensorrt_is_an_error(backend: TensorRtRtxBackend, engine: FakeEngine) -> None:
     engine.refuse = "run"
     with pytest.raises(BackendError, match="did not run a batch of 2"):

@@ -18,8 +18,8 @@ def test_whoever_comes_after_closing_is_turned_away() -> None:
     door = Door()
     with door:
         pass
-    assert door.close()
-    assert not door.close()
+    door.close()
+    door.close()
     with pytest.raises(RuntimeClosed), door:
         pytest.fail("nobody gets in")
 

@@ -274,6 +274,26 @@ class TestFiles:
         assert isinstance(answer, ArtifactCorrupt)
         assert "SHA-256" in str(answer)
 
+    @pytest.mark.parametrize("suffix", [".onnx", ".plan"])
+    @pytest.mark.parametrize("goes", [False, True])
+    def test_what_was_hashed_is_what_was_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, goes: bool
+    ) -> None:
+        """Somebody puts a new model in its place between the two: the manifest is the old one's."""
+        path = write_fake(tmp_path / f"m{suffix}", height=8, width=8).path
+        load = FakeBackend.load
+
+        def exchanging(artifact: Artifact, options: Any) -> FakeBackend:
+            path.unlink()
+            if not goes:
+                (tmp_path / "new").write_bytes(b"another model")
+                (tmp_path / "new").rename(path)
+            return load(artifact, options)
+
+        monkeypatch.setattr(FakeBackend, "load", exchanging)
+        with pytest.raises(ArtifactCorrupt, match="was exchanged while it was loaded"):
+            Runtime(path, backend="fake")
+
     def test_a_manifest_that_says_otherwise_than_the_engine_is_refused_in_one_line(self, tmp_path: Path) -> None:
         artifact = tiny_artifact(tmp_path / "m.onnx")
         update_manifest(artifact, output=structs.replace(artifact.manifest.output, dtype="x\n" * 9000))
@@ -298,15 +318,6 @@ class TestFiles:
         with pytest.raises(ManifestError, match="describes 'model"):
             Runtime(path)
 
-
-@settings(max_examples=200, deadline=None)
-@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=9), elements=st.floats(width=32)), st.booleans())
-def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers: npt.NDArray[np.float32], strided: bool) -> None:
-    numbers = numbers[..., ::2] if strided else numbers
-    assert all_finite(numbers) == np.isfinite(numbers).all()
-    huge = np.full_like(numbers, np.finfo(np.float32).max)
-    assert all_finite(huge)
-
     def test_a_smallest_batch_that_no_machine_holds_is_refused(self, tmp_path: Path) -> None:
         artifact = tiny_artifact(tmp_path / "m.onnx", batch=BatchRange(10**9, 10**9, 10**9))
         with pytest.raises(ModelError, match=r"takes no fewer than 1,000,000,000 pictures at once, 3,072 GB"):
@@ -326,6 +337,15 @@ def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers:
             next(answers)
             answers.close()  # type: ignore[attr-defined]
         assert taken < 4096
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=9), elements=st.floats(width=32)), st.booleans())
+def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers: npt.NDArray[np.float32], strided: bool) -> None:
+    numbers = numbers[..., ::2] if strided else numbers
+    assert all_finite(numbers) == np.isfinite(numbers).all()
+    huge = np.full_like(numbers, np.finfo(np.float32).max)
+    assert all_finite(huge)
 
 
 class TestAnswers:
@@ -396,6 +416,47 @@ class TestAnswers:
                 return
         assert found.shape == (len(batch), len(LABELS))
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+    def test_after_ctrl_c_between_two_chunks_the_engine_is_done_before_anybody_else_comes(self, tmp_path: Path) -> None:
+        class Interrupting(np.ndarray):  # type: ignore[type-arg]
+            def __getitem__(self, key: Any) -> Any:
+                raise KeyboardInterrupt
+
+        inside: list[bool] = []
+        with Runtime(write_fake(tmp_path / "m.onnx", height=8, width=8).path, backend="fake") as runtime:
+
+            def run_each(batches: Iterator[npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float32]]:
+                try:
+                    for batch in batches:
+                        yield np.zeros((len(batch), 10), np.float32).view(Interrupting)
+                finally:
+                    inside.append(threading.get_ident() in runtime._door._inside)
+
+            assert runtime._engine is not None
+            runtime._engine.run_each = run_each  # type: ignore[method-assign, assignment]
+            with pytest.raises(KeyboardInterrupt) as caught:
+                runtime.logits(float_batch(100, (3, 8, 8)))
+            assert inside == [True]
+            del caught
+
+    def test_ctrl_c_while_closing_waits_leaves_the_rest_to_the_next_close(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[bool] = []
+        monkeypatch.setattr(FakeBackend, "close", lambda self: closed.append(True))
+        runtime = Runtime(write_fake(tmp_path / "m.onnx", height=8, width=8).path, backend="fake")
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(runtime._door._empty, "wait", interrupted)
+            runtime.close()
+        assert runtime.closed
+        assert closed == []
+        for _ in range(2):
+            runtime.close()
+        assert closed == [True]
 
 
 class TestClassify:

@@ -7,7 +7,7 @@ a C-contiguous array of `input`'s dtype and shape, with batch.min <= N <= batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -79,9 +79,12 @@ class Backend(ABC):
             BackendError: the engine failed; the cause is attached.
         """
 
-    def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
-        """`run` on one batch after another; where copies and computing can overlap, a backend does it here."""
-        return map(self.run, batches)
+    def run_each(self, batches: Iterable[Array]) -> Generator[npt.NDArray[np.float32], None, None]:
+        """`run` on one batch after another; where copies and computing can overlap, a backend does it here.
+
+        A generator: Runtime closes it before the next call begins, also where it wants no more answers.
+        """
+        yield from map(self.run, batches)
 
     def run_while(self, batch: npt.NDArray[Any], work: Callable[[], None]) -> npt.NDArray[np.float32]:
         """`run`, and `work` in the meantime where the engine computes beside the CPU, else before.

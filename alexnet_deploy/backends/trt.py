@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from alexnet_deploy.types import Flavour, TensorSpec
 MAX_KERNELS_BYTES = 256 << 20
 # What TensorRT for RTX blames, as `TensorRt.invalidity` tells it: a plan that must be built again, or a machine.
 _OF_THE_PLAN = {"malformed engine", "version mismatch"}
+_DTYPES = ("float32", "float16", "uint8")
 _OF_THE_MACHINE = {"old cuda driver", "old cuda runtime", "insufficient gpu memory", "cuda error"}
 
 
@@ -79,7 +80,7 @@ class TensorRtBackend(Backend):
         with cuda.current():
             return self._execution.run(batch, work)
 
-    def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
+    def run_each(self, batches: Iterable[Array]) -> Generator[npt.NDArray[np.float32], None, None]:
         with cuda.current():
             yield from self._execution.run_each(batches)
 
@@ -197,7 +198,13 @@ def _only(tensors: list[TensorSpec], what: str, artifact: Artifact) -> TensorSpe
             f"{artifact.path.name} has {len(tensors)} {what}s: {', '.join(t.name for t in tensors)}",
             expected=f"a classifier with one {what}",
         )
-    return tensors[0]
+    (tensor,) = tensors
+    if tensor.dtype not in _DTYPES or not tensor.shape or None in tensor.shape[1:]:
+        raise ModelError(
+            f"the {what} of {artifact.path.name} is {tensor}",
+            expected=f"{' or '.join(_DTYPES)}, and a length of each axis but the batch's",
+        )
+    return tensor
 
 
 def _read_kernels(path: Path) -> bytes:

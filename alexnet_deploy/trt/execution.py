@@ -129,10 +129,10 @@ class Execution:
             self._start(slot, batch)
             if meanwhile is not None:
                 meanwhile()
+            return self._collect(slot)
         except BaseException:
             self._settle()
             raise
-        return self._collect(slot)
 
     def run_each(self, batches: Iterable[Array]) -> Iterator[npt.NDArray[np.float32]]:
         """`run` for one batch after another; large ones are copied while the one before is computed.
@@ -149,9 +149,9 @@ class Execution:
                 self._start(slot, batch)
             while under_way:
                 yield self._collect(under_way.popleft())
-        finally:
-            if under_way:  # an error, or a caller that wants no more: the GPU may still read what it was given
-                self._settle()
+        except BaseException:  # also of a caller that wants no more: the GPU may still read what it was given
+            self._settle()
+            raise
 
     def run_on_device(self, batch: object, out: object | None = None) -> object:
         """A batch that lives on the GPU, to an answer that does.
@@ -179,10 +179,12 @@ class Execution:
         if source.shape[0] != target.shape[0]:
             raise InputError(f"out has {target.shape[0]} rows", expected=f"{source.shape[0]}, as the batch")
         rows = 0
-        for start in range(0, source.shape[0], self.buckets[-1]):
-            rows = min(self.buckets[-1], source.shape[0] - start)
-            self._queue_on_device(source.address + start * self._row_bytes, target.address + start * self._answer_bytes, rows)
-        self._compute.synchronize()
+        try:
+            for start in range(0, source.shape[0], self.buckets[-1]):
+                rows = min(self.buckets[-1], source.shape[0] - start)
+                self._queue_on_device(source.address + start * self._row_bytes, target.address + start * self._answer_bytes, rows)
+        finally:
+            self._compute.synchronize()  # also where one was refused: those before it may still read the caller's memory
         if rows:
             self._note(self._bucket(rows))
         return out
@@ -195,9 +197,11 @@ class Execution:
         answer = np.empty((source.shape[0], *_whole(self._output)[1:]), np.float32)
         for start in range(0, source.shape[0], self.buckets[-1]):
             rows = min(self.buckets[-1], source.shape[0] - start)
-            self._queue_on_device(source.address + start * self._row_bytes, slot.output.address, rows)
-            cuda.copy_async(slot.host_output.address, slot.output.address, rows * self._answer_bytes, self._compute)
-            self._compute.synchronize()
+            try:
+                self._queue_on_device(source.address + start * self._row_bytes, slot.output.address, rows)
+                cuda.copy_async(slot.host_output.address, slot.output.address, rows * self._answer_bytes, self._compute)
+            finally:
+                self._compute.synchronize()
             self._note(self._bucket(rows))
             answer[start : start + rows] = slot.rows_out[:rows]
         return answer
