@@ -12,6 +12,7 @@ import pytest
 from alexnet_deploy import door as room
 from alexnet_deploy.door import Door
 from alexnet_deploy.errors import RuntimeClosed
+from tests.patience import PATIENCE_S
 
 
 def test_whoever_comes_after_closing_is_turned_away() -> None:
@@ -26,6 +27,8 @@ def test_whoever_comes_after_closing_is_turned_away() -> None:
 
 def test_closing_waits_for_all_inside() -> None:
     door, inside, go, left = Door(), threading.Barrier(4), threading.Event(), []
+    with door:  # somebody was there before, and has left
+        pass
 
     def call() -> None:
         with door:
@@ -41,10 +44,14 @@ def test_closing_waits_for_all_inside() -> None:
     closing.start()
     while not door.closed:
         pass
+    with pytest.raises(RuntimeClosed), door:
+        pytest.fail("nobody gets in, nor does who is turned away count as inside")
+    closing.join(0.05)
     assert closing.is_alive()
     go.set()
     for thread in (*threads, closing):
-        thread.join()
+        thread.join(PATIENCE_S)
+    assert not closing.is_alive()
     assert left == [True] * 3
 
 
