@@ -199,6 +199,7 @@ def _output_error(reference: Answers, candidate: Answers) -> OutputError:
     largest = float(np.abs(left).max())
     noise = float(np.square(difference).sum())
     return OutputError(
+        pictures=len(left),
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         largest_logit=largest,

@@ -48,19 +48,20 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputError:
-    """Candidate's logits against the reference's, over every picture and class.
+    """Candidate's logits against the reference's, over every class and every picture for which both are finite.
 
     Attributes:
+        pictures: how many these are; where there is none, all figures are 0 and mean nothing.
         max_abs, mean_abs: of |reference - candidate|, in logits.
         largest_logit: the reference's largest absolute logit.
         relative: max_abs / largest_logit.
         cosine: similarity of the two logit vectors, mean over the pictures.
         sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)); None where they are identical.
         compared: "logits", or "log-probabilities" where either graph ends in probabilities.
-        not_finite, reference_not_finite: pictures for which the candidate, or the reference, gives NaN or infinity; the other
-            figures leave both out.
+        not_finite, reference_not_finite: pictures for which the candidate, or the reference, gives NaN or infinity.
     """
 
+    pictures: int = 0
     max_abs: float = 0.0
     mean_abs: float = 0.0
     largest_logit: float = 0.0

@@ -145,7 +145,8 @@ def test_a_reference_without_a_finite_answer_is_named_and_agrees_with_none() -> 
     ours[3, 2] = ours[7, 0] = theirs[7, 1] = np.nan
     reference, candidate = answered(ours, file="half.onnx"), answered(theirs, file="int8.onnx")
     found = compare(reference, candidate)
-    assert (found.error.reference_not_finite, found.error.not_finite, found.error.max_abs) == (2, 1, 0)
+    error = found.error
+    assert (error.reference_not_finite, error.not_finite, error.pictures, error.max_abs) == (2, 1, 48, 0)
     assert found.missed == (
         "half.onnx gives NaN or infinity for 2 of 50 pictures; 0 are allowed",
         "int8.onnx gives NaN or infinity for 1 of 50 pictures; 0 are allowed",
@@ -296,7 +297,7 @@ def test_an_overflowing_graph_is_found_picture_by_picture(tmp_path: Path) -> Non
     good = tiny_artifact(tmp_path / "good.onnx")
     with Runtime(good.path) as reference, Runtime(bad.path) as candidate:
         found = verify(reference, candidate, picture_set(9), batch_size=4)
-    assert found.error.not_finite == 9
+    assert (found.error.not_finite, found.error.pictures) == (9, 0)
     assert "NaN or infinity for 9 of 9" in found.missed[0]
 
 

@@ -39,9 +39,15 @@ def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
     assert (pixels.shape, pixels.dtype) == ((12, 10, 3), np.uint8)
 
 
-def test_16_bits_keep_their_brightness() -> None:
-    grey = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
-    assert np.all(decode(encoded(grey, "PNG")) == 0x80)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 0x8000, 0xFFFF]], np.uint16), [0, 0x80, 0xFF]),
+        (np.array([[-1, 0x8000, 2**31 - 1]], np.int32), [0, 0x80, 0xFF]),
+    ],
+)
+def test_16_bits_keep_their_brightness_and_more_are_cut_off(values: np.ndarray, expected: list[int]) -> None:
+    assert decode(encoded(Image.fromarray(values), "TIFF"))[0].tolist() == [[value] * 3 for value in expected]
 
 
 def test_a_cmyk_jpeg_keeps_its_colour() -> None:
@@ -53,6 +59,14 @@ def test_a_cmyk_jpeg_keeps_its_colour() -> None:
 def test_transparency_is_laid_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     assert np.all(decode(encoded(clear, "PNG")) == 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "clear"), [("P", "GIF", 7), ("P", "PNG", 7), ("L", "PNG", 7), ("RGB", "PNG", (7, 7, 7))]
+)
+def test_a_colour_that_stands_for_transparency_is_white(mode: str, kind: str, clear: object) -> None:
+    picture = Image.fromarray(np.array([[7, 9]], np.uint8)).convert(mode)
+    assert decode(encoded(picture, kind, transparency=clear))[0].tolist() == [[255] * 3, [9] * 3]
 
 
 def test_exif_rotation_is_applied() -> None:
@@ -116,6 +130,15 @@ def test_threads_that_decode_leave_the_warnings_of_the_application_alone() -> No
 def test_while_pictures_are_decoded_other_warnings_are_shown() -> None:
     with pytest.warns(UserWarning, match="of the application's own"), _silent_pillow, _silent_pillow:
         warnings.warn("of the application's own", UserWarning, stacklevel=1)
+
+
+def test_pillow_is_silent_until_the_last_thread_has_decoded() -> None:
+    with warnings.catch_warnings(), _silent_pillow:
+        warnings.simplefilter("error")
+        silent = list(warnings.filters)
+        with _silent_pillow:
+            pass
+        assert warnings.filters == silent
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")

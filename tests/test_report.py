@@ -20,7 +20,7 @@ from tiny_pictures import picture_set
 
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
 from alexnet_deploy.parity import verify_all
-from alexnet_deploy.parity_report import Gates, Verification
+from alexnet_deploy.parity_report import Gates, OutputError, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.predictions import PicturePrediction, PredictionReport
 from alexnet_deploy.report import html, parity, plots, terminal, words
@@ -96,6 +96,20 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(
     for report in measured[0].reports:
         assert words.error(report.error.relative) in text
         assert report.candidate.file in text
+
+
+def test_an_error_that_nothing_was_measured_for_is_a_dash_and_not_identical(
+    measured: tuple[Verification, BenchmarkReport, PictureSet],
+) -> None:
+    found, _, pictures = measured
+    moved = replace(found.reports[0].moved[0], reference="", candidate="")
+    lost = replace(found.reports[0], error=OutputError(not_finite=30, reference_not_finite=30), moved=(moved,))
+    verification = replace(found, reports=(lost,))
+    row = next(line for line in printed(parity.verification(verification), 200).splitlines() if lost.candidate.file in line)
+    assert row.split()[-3:] == ["–", "–", "–"]
+    page = Page(parity.verification_page(verification, pictures))
+    assert "identical" not in page.text
+    assert sum(text.startswith(("no answer", "→ no answer")) for text in page.text) == 2
 
 
 def test_without_colour_there_is_no_escape_sequence(measured: tuple[Verification, BenchmarkReport, PictureSet]) -> None:
@@ -405,6 +419,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         (words.p_value(0.0001), "p < 0.001"),
         (words.seconds(75.25), "75.2 s"),
         (words.seconds(150), "2 min 30 s"),
+        (words.seconds(119.6), "2 min 0 s"),
         (words.count(1, "picture"), "1 picture"),
         (words.count(1000, "class", "classes"), "1,000 classes"),
     ],

@@ -117,7 +117,7 @@ def _row(of: DemoReport, ran: Ran, top1: str, report: ParityReport | None) -> li
         words.ran_on(ran),
         top1,
         words.rate(report.agreement if report else None),
-        words.error(report.error.relative if report else None),
+        parity.relative_error(report),
         words.milliseconds(one.p50_ms if one else None),
         words.per_second(many.images_per_second if many else None),
         words.times(one.speed_up if one else None),

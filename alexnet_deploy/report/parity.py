@@ -123,10 +123,15 @@ def _candidate_row(report: ParityReport) -> list[Cell]:
         words.ran_on(report.candidate),
         *_rates(report.candidate_accuracy),
         words.rate(report.agreement),
-        words.error(error.relative),
-        f"{error.cosine:.5f}",
-        words.decibels(error.sqnr_db),
+        relative_error(report),
+        f"{error.cosine:.5f}" if error.pictures else words.NONE,
+        words.decibels(error.sqnr_db) if error.pictures else words.NONE,
     ]
+
+
+def relative_error(report: ParityReport | None) -> str:
+    """The largest, of the largest logit; none where no picture has a finite answer of both."""
+    return words.error(report.error.relative if report and report.error.pictures else None)
 
 
 def _rates(of: Accuracy | None) -> list[str]:
@@ -193,7 +198,7 @@ def tiles(of: Verification) -> list[Tile]:
         if worst.difference:
             found.append(Tile(words.points(-worst.difference.drop), "points of accuracy, at worst", worst.candidate.file))
     farthest = max(of.reports, key=lambda report: report.error.relative)
-    found.append(Tile(words.error(farthest.error.relative), "largest error, of the largest logit", farthest.candidate.file))
+    found.append(Tile(relative_error(farthest), "largest error, of the largest logit", farthest.candidate.file))
     return found
 
 
@@ -223,7 +228,7 @@ def _overview(of: Verification) -> Markup:
             ran.file,
             words.rate(found.top1 if found else None),
             words.rate(report.agreement if report else None),
-            words.error(report.error.relative if report else None),
+            relative_error(report),
             f"{ran.precision}{f', {ran.form} form' if ran.form else ''}",
             words.size(ran.size_bytes),
             words.ran_on(ran),
@@ -312,11 +317,7 @@ def _error_section(of: Verification) -> Section:
     rows = [
         [
             report.candidate.file,
-            words.error(report.error.relative),
-            f"{report.error.max_abs:.3g}",
-            f"{report.error.mean_abs:.3g}",
-            f"{report.error.cosine:.6f}",
-            words.decibels(report.error.sqnr_db),
+            *(_error_figures(report) if report.error.pictures else [words.NONE] * 5),
             words.error(report.invariance.relative if report.invariance else None),
         ]
         for report in of.reports
@@ -331,6 +332,12 @@ def _error_section(of: Verification) -> Section:
     drawn = plots.bars("Signal to noise of the logits, dB", marks, tick="{:g} dB".format) if marks else None
     figure = html.figure(drawn, "Signal to quantisation noise of the logits: 20 dB is 10 % noise, 40 dB is 1 %") if drawn else ""
     return Section("Output error", html.join(figure, table))
+
+
+def _error_figures(report: ParityReport) -> list[str]:
+    error = report.error
+    size = [f"{error.max_abs:.3g}", f"{error.mean_abs:.3g}", f"{error.cosine:.6f}"]
+    return [relative_error(report), *size, words.decibels(error.sqnr_db)]
 
 
 def _layer_section(of: Verification) -> Section:
@@ -387,7 +394,7 @@ def _moved_section(of: Verification, pictures: PictureSet) -> Section:
 
 def _moved_picture(moved: MovedPicture, pictures: PictureSet) -> Markup:
     drawn = html.thumbnail(pictures.picture(moved.index), f"{moved.name}, {moved.truth or 'unlabelled'}")
-    before = f"{moved.reference} {words.percent(moved.reference_probability, 0)}"
+    before = f"{moved.reference or 'no answer'} {words.percent(moved.reference_probability, 0)}"
     after = f"{moved.candidate or 'no answer'} {words.percent(moved.candidate_probability, 0)}"
     truth = [html.tag("span", f"is {moved.truth}", class_="dim")] if moved.truth else []
     right = moved.candidate == moved.truth

@@ -53,7 +53,7 @@ def size(size_bytes: int) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits."""
+    """Three significant digits, at most two of them behind the point."""
     if value is None:
         return NONE
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -80,7 +80,7 @@ def decibels(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 100 else f"{value // 60:.0f} min {value % 60:.0f} s"
+    return f"{value:.1f} s" if value < 100 else "{} min {} s".format(*divmod(round(value), 60))
 
 
 def ran_on(ran: Ran) -> str:
