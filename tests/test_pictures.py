@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_deploy.errors import DataError, PictureError
+from alexnet_deploy.errors import DataError, DataWarning, PictureError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.pictures import PictureSet
 
@@ -35,6 +36,29 @@ def test_a_flat_folder_is_unlabelled(photos: Path) -> None:
     pictures = PictureSet.open(photos / "cat")
     assert not pictures.labelled
     assert pictures.labels.tolist() == [-1, -1, -1]
+
+
+def test_pictures_beside_the_class_folders_are_said_to_be_left_out(photos: Path) -> None:
+    for name in ("stray.png", "other.JPG", "notes.txt"):
+        (photos / name).write_bytes(b"")
+    with pytest.warns(DataWarning, match=f"beside the folders of {photos} are left out, 2 of them"):
+        assert len(PictureSet.open(photos)) == 6
+
+
+def test_pictures_beside_train_and_val_are_said_to_be_left_out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    divided = tmp_path_factory.mktemp("divided")
+    for part in ("train", "val"):
+        shutil.copytree(photos, divided / part)
+    shutil.copy(photos / "cat/0.png", divided)
+    with pytest.warns(DataWarning, match=f"beside the folders of {divided} are left out, 1 of them"):
+        assert len(PictureSet.open(divided)) == 6
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_where_nothing_is_left_out(photos: Path) -> None:
+    (photos / "notes.txt").write_bytes(b"")
+    assert len(PictureSet.open(photos)) == 6
+    assert len(PictureSet.open(photos / "cat")) == 3
 
 
 def test_the_last_batch_may_be_shorter(photos: Path) -> None:

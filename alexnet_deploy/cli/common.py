@@ -219,7 +219,7 @@ def _warnings_as_messages() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", DeployWarning)
+        warnings.simplefilter("default", DeployWarning)  # the same sentence once, however often a set is opened
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
             _message("warning", str(message))
