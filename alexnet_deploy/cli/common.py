@@ -219,10 +219,13 @@ def _warnings_as_messages() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("default", DeployWarning)  # the same sentence once, however often a set is opened
+        warnings.simplefilter("always", DeployWarning)
+        said: set[str] = set()  # Python's own memory of what was said is lost whenever a library changes its filters
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
-            _message("warning", str(message))
+            if str(message) not in said:
+                said.add(str(message))
+                _message("warning", str(message))
 
         warnings.showwarning = show
         yield
