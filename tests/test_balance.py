@@ -108,6 +108,16 @@ def test_the_cpu_form_stays_in_integer_kernels(model: Artifact, calibration: Cal
     assert kernels.count("QGemm") == 1
 
 
+def test_onnxruntime_rounds_every_activation_with_one_scale(model: Artifact, calibration: Calibration, tmp_path: Path) -> None:
+    """With one a channel its kernel takes fifty times as long where channels lie last, as around its convolutions."""
+    graph = load_graph(quantize(model, tmp_path / "q.onnx", Precision.INT8, form=GraphForm.CPU, calibration=calibration).path)
+    scales = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
+    rounded = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    restored = [node for node in graph.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in scales]
+    assert len(rounded) == len(restored) > 4
+    assert not any(scales[node.input[1]] for node in (*rounded, *restored))
+
+
 @pytest.mark.parametrize(
     "kinds", [["GlobalAveragePool"], ["MaxPool", "GlobalAveragePool", "Conv"], ["AveragePool", "GlobalMaxPool"]]
 )

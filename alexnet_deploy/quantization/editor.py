@@ -17,7 +17,6 @@ from alexnet_deploy.quantization.weights import Float32, QuantisedWeight
 
 SHIFTED = ".shifted"
 _HALF_MOST = 65504.0  # TensorRT would put float32's largest number where there is no bound, and complain of its size
-_ONE = np.ones(1, np.float32)
 
 
 @dataclass
@@ -44,29 +43,33 @@ class Editor:
     def values(self, initialiser: str) -> npt.NDArray[Any]:
         return edit.array(self._originals[initialiser])
 
-    def add_pair(self, tensor: str, scale: Scale, *, entering: Float32 = _ONE, leaving: Float32 = _ONE, result: str = "") -> None:
-        """Q and DQ behind `tensor`; the result is called `dequantised(tensor)` unless told.
-
-        Args:
-            entering: what Q multiplies each channel by.
-            leaving: what DQ divides each channel by.
-        """
-        into = self._add_scale(tensor, scale, entering)
-        back = into if entering is leaving else self._add_scale(f"{tensor}.leaving", scale, leaving)
-        stored = f"{tensor}.quantised"
+    def add_pair(self, tensor: str, scale: Scale, *, result: str = "") -> None:
+        """Q and DQ behind `tensor`; the result is called `dequantised(tensor)` unless told."""
+        self._constants[f"{tensor}.scale"] = np.array(scale.scale, np.float32)
+        self._constants[f"{tensor}.zero_point"] = np.array(scale.zero_point)
+        parameters, stored = [f"{tensor}.scale", f"{tensor}.zero_point"], f"{tensor}.quantised"
         self._pairs[tensor] = [
-            helper.make_node("QuantizeLinear", [tensor, *into], [stored], f"{tensor}.q"),
-            helper.make_node("DequantizeLinear", [stored, *back], [result or dequantised(tensor)], f"{tensor}.dq"),
+            helper.make_node("QuantizeLinear", [tensor, *parameters], [stored], f"{tensor}.q"),
+            helper.make_node("DequantizeLinear", [stored, *parameters], [result or dequantised(tensor)], f"{tensor}.dq"),
         ]
+
+    def add_pair_of_scaled(self, tensor: str, scale: Scale, factor: Float32) -> None:
+        """As `add_pair`, behind `scaled(tensor)`, which a layer gives in its stead; what follows takes the factor out again."""
+        product = scaled(tensor)
+        self.add_pair(product, scale)
+        self._constants[f"{tensor}.divisor"] = 1 / factor
+        self._pairs[product].append(
+            helper.make_node("Mul", [dequantised(product), f"{tensor}.divisor"], [tensor], f"{tensor}.unbalance")
+        )
 
     def add_prepared_pair(
         self,
         tensor: str,
         scale: Scale,
         factor: Float32 | None,
-        offset: float,
-        pads: tuple[int, ...],
-        readers: Sequence[Layer],
+        offset: float = 0.0,
+        pads: tuple[int, ...] = (),
+        readers: Sequence[Layer] = (),
     ) -> None:
         """As `add_pair`, of tensor * factor - offset, padded with what zero has become: for those who know only zero point 0."""
         steps: list[NodeProto] = []
@@ -131,14 +134,6 @@ class Editor:
             values = values + (self._constants[old] if old in self._constants else self.values(old))
         self._constants[name] = values.astype(np.float32)
         node.input[2:] = [name]
-
-    def _add_scale(self, name: str, scale: Scale, divided_by: Float32) -> list[str]:
-        """Scale and zero point: one of each, or one a channel."""
-        values = np.float32(scale.scale) / divided_by.reshape(-1)
-        values = values.reshape(()) if divided_by is _ONE else values
-        self._constants[f"{name}.scale"] = values
-        self._constants[f"{name}.zero_point"] = np.full(values.shape, scale.zero_point, scale.zero_point.dtype)
-        return [f"{name}.scale", f"{name}.zero_point"]
 
     def add_weight(self, name: str, weight: QuantisedWeight) -> str:
         """Stores 8-bit weights; returns the name of what DequantizeLinear makes of them."""

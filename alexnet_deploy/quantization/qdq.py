@@ -6,7 +6,7 @@ cpu_form        uint8 data with a zero point; outputs of convolutions quantised 
                 onnxruntime's integer kernels take over only where everything around a layer is quantised.
 
 Both are functions of a float32 graph, its layers, ranges and quantised weights, and give a new graph. Where the channels of a
-tensor are balanced (see `balance`), TensorRT gets a Mul in front of Q, and the CPU a Q with a scale a channel.
+tensor are balanced (see `balance`), a Mul stands in front of Q.
 """
 
 from __future__ import annotations
@@ -118,12 +118,10 @@ def cpu_form(
     data = {layer.data for layer in layers}
     balanced = {tensor for tensor in scales if tensor in factors}
     for tensor, scale in scales.items():
-        if tensor not in balanced:
-            editor.add_pair(tensor, scale)
-        elif tensor in data:
-            editor.add_pair(tensor, scale, entering=factors[tensor])
+        if tensor in balanced - data:
+            editor.add_pair_of_scaled(tensor, scale, factors[tensor])
         else:
-            editor.add_pair(scaled(tensor), scale, leaving=factors[tensor], result=tensor)
+            editor.add_prepared_pair(tensor, scale, factors.get(tensor))
     # What is quantised is quantised for everybody who reads it; but a factor is made up for in the layers alone.
     for node in editor.nodes():
         for place, name in enumerate(node.input):
