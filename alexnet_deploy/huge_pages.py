@@ -90,7 +90,7 @@ def full_blocks(*, tidy: bool = False) -> Blocks:
     Args:
         tidy: gives back to the system what is free of them, so that whoever takes it next fills it anew.
     """
-    if not sys.platform.startswith("linux") or not _MAPS.exists():
+    if not sys.platform.startswith("linux"):
         return frozenset()
     libc = ctypes.CDLL(None)
     if tidy and hasattr(libc, "malloc_trim"):  # glibc's
@@ -112,13 +112,20 @@ def full_blocks(*, tidy: bool = False) -> Blocks:
 
 def is_allowed() -> bool:
     """Whether this system has huge pages, and its administrator lets programs have them."""
-    return _SETTING.exists() and "[never]" not in _SETTING.read_text(encoding="ascii")
+    try:
+        return "[never]" not in _SETTING.read_text(encoding="ascii")
+    except OSError:  # an older Linux, or a sandbox that does not tell
+        return False
 
 
 def _own_memory() -> list[tuple[int, int]]:
-    """First and last address + 1 of what is mapped, private, writable, and of no file."""
+    """First and last address + 1 of what is mapped, private, writable, and of no file; nothing where the system does not tell."""
+    try:
+        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # some sandboxes hide it, or let nobody read it
+        return []
     found = []
-    for line in _MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         addresses, rights, _offset, _device, inode, *name = line.split(maxsplit=5)
         if rights == "rw-p" and inode == "0" and not any(n.startswith("[stack") for n in name):
             first, _, end = addresses.partition("-")

@@ -206,6 +206,7 @@ def test_a_cuda_array_interface_is_read_and_its_stream_waited_for(fake: FakeCuda
     ("changes", "says"),
     [
         ({"strides": (4, 8)}, "has strides"),
+        ({"strides": (15, 5)}, "has strides"),  # of packed records of float32 and uint8
         ({"mask": object()}, "masked"),
         ({"data": (64, False)}, "not on the first GPU"),
     ],

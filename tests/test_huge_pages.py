@@ -167,6 +167,22 @@ def test_an_administrator_who_says_never_is_heard(monkeypatch: pytest.MonkeyPatc
     assert HugePages(frozenset())._thread is None
 
 
+@pytest.mark.parametrize("hidden", ["missing", "a folder"])
+def test_a_sandbox_that_tells_nothing_of_memory_is_no_reason_not_to_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: str
+) -> None:
+    """What may not be read is a folder here: who runs the tests as root may read every file."""
+    secret = tmp_path / "secret"
+    if hidden == "a folder":
+        secret.mkdir()
+    for name in ("_MAPS", "_SETTING"):
+        monkeypatch.setattr(huge_pages, name, secret)
+    assert full_blocks(tidy=True) == frozenset()
+    assert not is_allowed()
+    with Runtime(tiny_artifact(tmp_path / "m.onnx").path) as runtime:
+        runtime.settle()
+
+
 def test_for_little_memory_nothing_is_begun(tmp_path: Path) -> None:
     assert HugePages(full_blocks())._thread is None
     with Runtime(tiny_artifact(tmp_path / "m.onnx").path) as runtime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import json
 import os
@@ -352,6 +353,37 @@ def test_two_files_of_one_name_are_refused(artifact: Artifact, tmp_path: Path) -
     other = write_fake(tmp_path / "other" / "shoes.onnx", height=8, width=8)
     with pytest.raises(InputError, match="the same name"):
         write_package([artifact, other], tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("name", ["a:b.onnx", "a\nb.onnx", "a\u2028b.onnx", "a\x85b.onnx", "a\\b.onnx"])
+def test_what_could_not_be_unpacked_is_not_packed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is no name for a file in a package"):
+        write_package([write_fake(tmp_path / name, height=8, width=8)], tmp_path / "model.zip")
+    assert not (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "/proc/nothing"])
+def test_a_cache_that_cannot_be_written_to_is_said(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / where))
+    with pytest.raises(InputError, match=r"cannot be unpacked: N.*ALEXNET_DEPLOY_CACHE=FOLDER"):
+        open_package(tmp_path / "model.zip")
+
+
+def test_a_disk_that_fills_up_is_said_and_nothing_is_left(
+    artifact: Artifact, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_package([artifact], tmp_path / "model.zip")
+    monkeypatch.setattr("alexnet_deploy.package.reading.shutil.copyfileobj", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        open_package(tmp_path / "model.zip")
+    assert not [p for p in cache.rglob("*") if p.is_file()]
 
 
 def test_a_changed_artifact_is_not_packed(artifact: Artifact, tmp_path: Path) -> None:

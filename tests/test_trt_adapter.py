@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.errors import BackendMissing
+from alexnet_deploy.errors import BackendMissing, BuildError
 from alexnet_deploy.trt import adapter
 from alexnet_deploy.trt.adapter import BuildMonitor, Log, TensorRt, interruptible
 from alexnet_deploy.types import Flavour, silent
@@ -70,6 +70,8 @@ def test_fp32_layers_keep_fp32_and_engines_can_be_captured(rtx: TensorRt) -> Non
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)] == ["SM86", "SM120"]
+    with pytest.raises(BuildError, match="does not take current as target 2 of 2"):
+        rtx.config(builder, ("sm86", "current"))
 
 
 def test_one_call_serves_tensorrt_10_and_11() -> None:

@@ -11,6 +11,7 @@ SUFFIX = ".zip"
 FORMAT = "alexnet-deploy-package/1"
 INDEX, LABELS, LICENCE, SUMS, SIGNATURE = "package.json", "labels.txt", "LICENSE", "SHA256SUMS", "SHA256SUMS.sig"
 PIECE_BYTES = 1 << 20
+_MAX_NAME_BYTES = 255  # of a file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,12 @@ class Index:
 
     artifacts: tuple[str, ...]
     format: str = FORMAT
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name means a file in the package's own folder, whichever system unpacks it, and stands on one line of a list."""
+    named = name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\:")
+    return named and len(name.encode()) <= _MAX_NAME_BYTES
 
 
 def broken(path: Path, what: str, expected: str = "a package as `alexnet-deploy package` writes it") -> ArtifactError:

@@ -20,12 +20,12 @@ from alexnet_deploy.artifact import Artifact, existing_file
 from alexnet_deploy.errors import AlexnetDeployError, InputError
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.folders import cache_folder
-from alexnet_deploy.package.layout import FORMAT, INDEX, PIECE_BYTES, SIGNATURE, SUFFIX, SUMS, Index, broken
+from alexnet_deploy.package.layout import FORMAT, INDEX, PIECE_BYTES, SIGNATURE, SUFFIX, SUMS, Index, broken, is_plain
 from alexnet_deploy.package.signature import SIGNATURE_BYTES, check_signature
 
 TRUST_VARIABLE = "ALEXNET_DEPLOY_TRUST"
+_BEFORE_THE_BEGINNING = errno.EINVAL  # of a file: where an archive may say that something of it is
 _MAX_LIST_BYTES = 1 << 20
-_MAX_NAME_BYTES = 255  # of a file system
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0\n]+)")
 
 
@@ -40,6 +40,7 @@ def open_package(path: str | Path, *, trust: str | Path | None = None, name: str
     Raises:
         ArtifactMissing: there is no such file.
         ArtifactCorrupt: it is no package, is damaged, or the signature is missing or wrong.
+        InputError: the cache cannot be written to, or is not this user's alone; or there is no such name.
     """
     path = existing_file(path)
     trust = trust or os.environ.get(TRUST_VARIABLE)
@@ -51,9 +52,10 @@ def open_package(path: str | Path, *, trust: str | Path | None = None, name: str
         if trust:
             whole = SIGNATURE in entries and entries[SIGNATURE].file_size == SIGNATURE_BYTES
             check_signature(path, sums, archive.read(SIGNATURE) if whole else None, Path(trust))
-        folder = _own_folder() / hashlib.sha256(sums).hexdigest()
-        if not _is_whole(folder, listed):
-            _unpack(path, archive, entries, listed, folder)
+        with _writing(path):
+            folder = _own_folder() / hashlib.sha256(sums).hexdigest()
+            if not _is_whole(folder, listed):
+                _unpack(path, archive, entries, listed, folder)
     index = _index(path, folder, listed)
     if name and name not in index.artifacts:
         raise InputError(f"{path} holds no artifact {name!r}", expected=f"one of {', '.join(index.artifacts)}")
@@ -77,9 +79,24 @@ def _reading(path: Path) -> Iterator[None]:
     except (BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError, struct.error) as error:
         raise broken(path, f"is no whole zip archive: {error}") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place before the file's beginning, which the archive names
+        if error.errno != _BEFORE_THE_BEGINNING:
             raise
         raise broken(path, "is no whole zip archive: it points outside itself") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system says about the cache, as InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == _BEFORE_THE_BEGINNING:
+            raise
+        raise InputError(
+            f"{path} cannot be unpacked: {error.strerror} ({error.filename or cache_folder()})",
+            expected="a folder that can be written to, with room for it",
+            fix="ALEXNET_DEPLOY_CACHE=FOLDER",
+        ) from error
 
 
 def _entries(path: Path, archive: ZipFile) -> dict[str, ZipInfo]:
@@ -87,8 +104,7 @@ def _entries(path: Path, archive: ZipFile) -> dict[str, ZipInfo]:
     entries: dict[str, ZipInfo] = {}
     for entry in archive.infolist():
         name = entry.filename
-        plain = name not in ("", ".", "..") and not set(name) & set("/\\\0\n:") and len(name.encode()) <= _MAX_NAME_BYTES
-        if not plain or name in entries or entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
+        if not is_plain(name) or name in entries or entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
             raise broken(path, f"holds {name[:64]!r}, which no package does")
         if entry.file_size != entry.compress_size:
             raise broken(path, f"states a wrong size for {name[:64]!r}")

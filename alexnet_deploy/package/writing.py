@@ -14,7 +14,7 @@ import msgspec
 from alexnet_deploy.artifact import Artifact, existing_file, manifest_path
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import file_sha256, replacing
-from alexnet_deploy.package.layout import INDEX, LABELS, LICENCE, PIECE_BYTES, SIGNATURE, SUFFIX, SUMS, Index
+from alexnet_deploy.package.layout import INDEX, LABELS, LICENCE, PIECE_BYTES, SIGNATURE, SUFFIX, SUMS, Index, is_plain
 from alexnet_deploy.package.signature import signature
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same archive
@@ -50,7 +50,7 @@ def write_package(
         licence: a text for the models.
 
     Raises:
-        InputError: nothing to pack, two different files of one name, or a key that is none.
+        InputError: nothing to pack, two different files of one name, a name that cannot be unpacked, or a key that is none.
         ArtifactError: a file has changed since its manifest was written.
     """
     if output.suffix != SUFFIX:
@@ -65,6 +65,13 @@ def write_package(
             for path in (part.path, manifest_path(part.path)):
                 if sources.setdefault(path.name, path).resolve() != path.resolve():
                     raise InputError(f"{sources[path.name]} and {path} have the same name", expected="a name of its own for each")
+    for name in sources:
+        if not is_plain(name):
+            raise InputError(
+                f"{name!r} is no name for a file in a package",
+                expected="printable letters, none of them / \\ or :",
+                fix="make the artifact again, under another name",
+            )
     if licence is not None:
         sources[LICENCE] = existing_file(licence)
     own = {INDEX: msgspec.json.encode(Index(tuple(dict.fromkeys(a.path.name for a in artifacts))))}

@@ -27,6 +27,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 DATATYPES = {dtype.name: name for name, dtype in DTYPES.items()}
 MAX_RANK = 8
+MAX_VALUES = 1 << 40  # more than any request holds; also of the axes beside one of length 0, which numpy multiplies too
 _LENGTH = struct.Struct("<I")
 
 
@@ -150,8 +151,11 @@ def strings(name: str, rows: Sequence[Sequence[str]]) -> Tensor:
 
 
 def _count(name: str, shape: Sequence[int]) -> int:
-    if not 1 <= len(shape) <= MAX_RANK or any(n < 0 for n in shape):
-        raise InputError(f"input {name!r} has the shape {list(shape)[:16]}", expected=f"1 to {MAX_RANK} axes, none negative")
+    sizes = 1 <= len(shape) <= MAX_RANK and all(n >= 0 for n in shape)
+    if not sizes or math.prod(n or 1 for n in shape) > MAX_VALUES:
+        raise InputError(
+            f"input {name!r} has the shape {list(shape)[:16]}", expected=f"1 to {MAX_RANK} axes, none negative or endless"
+        )
     return math.prod(shape)
 
 

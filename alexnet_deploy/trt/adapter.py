@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from alexnet_deploy import logs
-from alexnet_deploy.errors import BackendMissing
+from alexnet_deploy.errors import BackendMissing, BuildError
 from alexnet_deploy.types import BatchRange, Flavour, Progress, TensorSpec
 
 log = logs.logger(__name__)
@@ -104,7 +104,7 @@ class TensorRt:
         return builder.create_network(1 << int(flag) if flag is not None else 0)
 
     def config(self, builder: Any, capabilities: Sequence[str]) -> Any:
-        """A builder configuration: FP32 that is FP32, the targets set, and fit for CUDA graphs."""
+        """A builder configuration: FP32 that is FP32, the targets set, and fit for CUDA graphs. Raises BuildError."""
         config = builder.create_builder_config()
         flags = self.trt.BuilderFlag
         # TF32 rounds the products of FP32 layers to 10 bits of mantissa, and is on by default.
@@ -116,7 +116,8 @@ class TensorRt:
             if capabilities:
                 config.num_compute_capabilities = len(capabilities)
                 for index, name in enumerate(capabilities):
-                    config.set_compute_capability(getattr(self.trt.ComputeCapability, name.upper()), index)
+                    if not config.set_compute_capability(getattr(self.trt.ComputeCapability, name.upper()), index):
+                        raise BuildError(f"{self} does not take {name} as target {index + 1} of {len(capabilities)}")
         return config
 
     def engine(self, plan: bytes) -> Any:

@@ -146,7 +146,7 @@ def view(array: Any, stream: cuda.Stream, *, to_write: bool = False) -> DeviceVi
 def _view_of_interface(array: object, interface: dict[str, Any], stream: cuda.Stream, to_write: bool) -> DeviceView:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html"""
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
-    _refuse_strides(shape, tuple(n // dtype.itemsize for n in interface.get("strides") or ()))
+    _refuse_strides(shape, tuple(interface.get("strides") or ()), dtype.itemsize)
     address, read_only = interface["data"]
     if interface.get("mask") is not None:
         raise InputError("the array is masked", expected="one of which every element counts")
@@ -239,9 +239,8 @@ def _leave() -> None:
         _python.Py_IncRef(immortal)
 
 
-def _refuse_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    """Raises InputError unless strides (in elements; () for none) are those of a C-contiguous array."""
-    expected = 1
+def _refuse_strides(shape: tuple[int, ...], strides: tuple[int, ...], expected: int = 1) -> None:
+    """Raises InputError unless strides (() for none) are those of a C-contiguous array, from `expected` on the last axis up."""
     for length, stride in zip(reversed(shape), reversed(strides), strict=False):
         if length > 1 and stride != expected:
             raise InputError(f"the array has strides {strides} for shape {shape}", expected="contiguous", fix=".contiguous()")
