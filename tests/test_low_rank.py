@@ -113,6 +113,40 @@ def deep_network(folder: Path, *, grouped: int = 1, bias: bool = True) -> Artifa
     return tiny_artifact(folder / "deep.onnx", graph=model)
 
 
+def token_network(folder: Path) -> Artifact:
+    """Places as tokens, blank in the upper half -> Gemm of 512 outputs in 20 directions -> their mean in each picture -> Gemm."""
+    random = np.random.default_rng(2)
+    places, width = SIZE * SIZE // 4, 256
+    few = random.standard_normal((HIDDEN, DIRECTIONS)) @ random.standard_normal((DIRECTIONS, width)) / width
+    values = {
+        "w1": random.standard_normal((width, 3, 4, 4)).astype(np.float32),
+        "lower": (np.arange(SIZE // 2) >= SIZE // 4).astype(np.float32).reshape(-1, 1),
+        "tokens": np.array([-1, width], np.int64),
+        "w2": few.astype(np.float32),
+        "pictures": np.array([-1, places, HIDDEN], np.int64),
+        "w3": random.standard_normal((len(LABELS), HIDDEN)).astype(np.float32) / HIDDEN,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w1"], ["c1"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node("Mul", ["c1", "lower"], ["m1"]),
+            helper.make_node("Transpose", ["m1"], ["t1"], perm=[0, 2, 3, 1]),
+            helper.make_node("Reshape", ["t1", "tokens"], ["r1"]),
+            helper.make_node("Gemm", ["r1", "w2"], ["hidden"], name="wide", transB=1),
+            helper.make_node("Relu", ["hidden"], ["rectified"]),
+            helper.make_node("Reshape", ["rectified", "pictures"], ["r2"]),
+            helper.make_node("ReduceMean", ["r2"], ["mean"], axes=[1], keepdims=0),
+            helper.make_node("Gemm", ["mean", "w3"], ["output"], name="last", transB=1),
+        ],
+        "tokens",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", len(LABELS)])],
+        [numpy_helper.from_array(array, name) for name, array in values.items()],
+    )
+    model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return tiny_artifact(folder / "tokens.onnx", graph=model)
+
+
 NEARLY_NOTHING = MostLost(connected=1e-4, convolutions=1e-4)
 
 
@@ -126,6 +160,13 @@ def test_few_directions_are_found_and_lose_nothing(tmp_path: Path, pictures: Pic
     assert thin.manifest.size_bytes < whole.manifest.size_bytes / 4
     assert "wide 64" in thin.manifest.notes
     assert error(whole, thin) < 1e-3
+
+
+def test_tokens_along_the_first_axis_are_those_of_all_pictures(tmp_path: Path, pictures: PictureSet) -> None:
+    whole = token_network(tmp_path)
+    layers = observe(whole, pictures)
+    assert layers["hidden"].rank(NEARLY_NOTHING) == RANK_STEP["Gemm"]
+    assert error(whole, to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(connected=1e-4))) < 1e-3
 
 
 @pytest.mark.parametrize("bias", [True, False])

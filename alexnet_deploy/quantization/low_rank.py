@@ -31,7 +31,7 @@ from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.connected import bias_of, put_in_place, weights_of
 from alexnet_deploy.quantization.directions import Directions, directions_of
-from alexnet_deploy.quantization.feeding import feeds
+from alexnet_deploy.quantization.feeding import feeds, of_pictures
 from alexnet_deploy.types import Progress, silent
 
 RANK_STEP = {"Gemm": 64, "Conv": 16}  # what the kernels take at a time
@@ -134,7 +134,7 @@ def observe(model: Artifact, pictures: PictureSet, progress: Progress = silent) 
     samples: list[list[Float32]] = []
     done = 0
     for batch, rows in feeds(pictures, model.manifest, _BATCH):
-        samples.append([_at_some_places(answer[:rows], random) for answer in runner.run(batch)])
+        samples.append([_at_some_places(of_pictures(answer, rows, len(batch)), rows, random) for answer in runner.run(batch)])
         done += rows
         progress("observe wide layers", done, len(pictures))
     found = {}
@@ -146,11 +146,16 @@ def observe(model: Artifact, pictures: PictureSet, progress: Progress = silent) 
     return found
 
 
-def _at_some_places(outputs: Float32, random: np.random.Generator) -> Float32:
-    """(pictures, outputs, ...) of a layer -> (pictures, places, outputs): neighbours say much the same, so some places do."""
-    flat = outputs.reshape(*outputs.shape[:2], -1)
-    places = random.permutation(flat.shape[2])[:_PLACES]
-    return np.ascontiguousarray(flat[:, :, places].transpose(0, 2, 1))
+def _at_some_places(outputs: Float32, rows: int, random: np.random.Generator) -> Float32:
+    """Of a layer, (pictures, outputs, ...) or (pictures x tokens, outputs) -> (pictures, places, outputs).
+
+    Neighbours say much the same, so some places do, and some tokens.
+    """
+    flat = outputs.reshape(*outputs.shape[:2], -1).transpose(0, 2, 1)
+    if len(flat) != rows and len(flat) % rows == 0:
+        flat = flat.reshape(rows, -1, flat.shape[2])
+    places = random.permutation(flat.shape[1])[:_PLACES]
+    return np.ascontiguousarray(flat[:, places])
 
 
 @dataclass(frozen=True, eq=False)
