@@ -115,8 +115,11 @@ def _advice(machine: Machine, backends: tuple[BackendStatus, ...]) -> tuple[str,
         )
     if not any("onnx" in b.kinds and b.devices for b in backends):
         found.append("No ONNX graph runs here, and so no plan's twin: pip install 'alexnet-deploy[cpu]'")
-    if gpus() and not any("plan" in b.kinds and b.devices for b in backends):
-        found.append("There is a GPU, and no TensorRT that can use it: pip install 'alexnet-deploy[tensorrt]' or '[rtx]'")
+    plans = [b for b in backends if "plan" in b.kinds]
+    if gpus() and not any(b.devices for b in plans):
+        found.append(
+            f"There is a GPU, and no TensorRT that can use it: {' or '.join(b.fix for b in plans if b.fix) or 'see below'}"
+        )
     return tuple(found)
 
 
@@ -198,7 +201,7 @@ def _try_torch(found: Probe, name: str) -> None:
 
 
 def _try_tensorrt(found: Probe, name: str) -> None:
-    """Whether the library starts and builds; and, with a GPU, whether its runtime starts and CUDA can be called."""
+    """Whether the library starts and builds; and, with a GPU, whether it is for that, its runtime starts and CUDA can be called."""
     from alexnet_deploy.trt import adapter
 
     library = adapter.load(Flavour(name))
@@ -214,7 +217,9 @@ def _try_tensorrt(found: Probe, name: str) -> None:
             f"the package cuda-bindings is not installed ({error}): pip install 'alexnet-deploy[{BACKENDS[name].extra}]'"
         )
         return
-    if library.trt.Runtime(library.logger) is None:
+    if not library.names(sm := gpus()[0].sm):
+        found.problems["cuda"] = f"it does not name {sm} among the GPUs that it is for; whether it runs plans there is unknown"
+    elif library.trt.Runtime(library.logger) is None:
         found.problems["cuda"] = "its runtime does not start"
     else:
         found.devices.append("cuda")

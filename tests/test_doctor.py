@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from alexnet_deploy import doctor
 from alexnet_deploy.backends import BACKENDS, Entry
 from alexnet_deploy.cli import main
-from alexnet_deploy.gpu import gpus
+from alexnet_deploy.gpu import Gpu, gpus
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,34 @@ def test_a_library_that_crashes_spoils_its_own_line_only(
     assert reason in found.problems["cpu"] or "openvino" in found.problems["cpu"]
 
 
-def test_the_command_prints_a_table_and_json() -> None:
+@pytest.mark.parametrize(("capability", "devices"), [((8, 9), ["cuda"]), ((9, 0), [])])
+def test_tensorrt_for_rtx_works_on_the_gpus_that_it_names(
+    capability: tuple[int, int], devices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is made up, and so is that TensorRT's runtime starts on it; which GPUs it names is the library's own word."""
+    library = pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(doctor, "gpus", lambda: (Gpu("NVIDIA made up", capability, 80 << 30),))
+    monkeypatch.setattr(library, "Runtime", lambda logger: object())
+    found = doctor.Probe()
+    doctor._try_tensorrt(found, "tensorrt-rtx")
+    assert found.builds
+    assert found.devices == devices
+    assert ("does not name sm90" in found.problems.get("cuda", "")) == (devices == [])
+
+
+def test_where_no_tensorrt_can_use_the_gpu_the_missing_one_is_advised(
+    report: doctor.DoctorReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "gpus", lambda: (Gpu("NVIDIA made up", (9, 0), 80 << 30),))
+    line = replace(report.backends[0], kinds=("plan",), devices=(), fix="")
+    missing = replace(line, version="", fix="pip install 'alexnet-deploy[tensorrt]'")
+    said = "There is a GPU, and no TensorRT that can use it: "
+    assert f"{said}{missing.fix}" in doctor._advice(report.machine, (missing, line))
+    assert not [advice for advice in doctor._advice(report.machine, (replace(line, devices=("cuda",)),)) if said in advice]
+
+
+def test_the_command_prints_a_table_and_json(report: doctor.DoctorReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda: report)  # which took seconds, and was done above
     shown = CliRunner().invoke(main, ["doctor"])
     assert shown.exit_code == 0
     assert "onnxruntime" in shown.output

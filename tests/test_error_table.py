@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,26 +27,31 @@ def tool() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def entries(tool: ModuleType) -> list[Any]:
+    return list(tool.entries())
+
+
 def test_the_page_is_current() -> None:
     done = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_no_sentence_ends_with_a_full_stop_of_its_own(tool: ModuleType) -> None:
+def test_no_sentence_ends_with_a_full_stop_of_its_own(entries: list[Any]) -> None:
     """The parts are put together by AlexnetDeployError.__str__, which sets the punctuation."""
-    for entry in tool.entries():
+    for entry in entries:
         for part in (entry.found, entry.expected, entry.fix):
             assert not part.endswith(".") or part.endswith("..."), entry
 
 
-def test_every_error_says_what_was_found(tool: ModuleType) -> None:
-    assert all(entry.found.strip("* ") for entry in tool.entries())
-    assert len(tool.entries()) > 150
+def test_every_error_says_what_was_found(entries: list[Any]) -> None:
+    assert all(entry.found.strip("* ") for entry in entries)
+    assert len(entries) > 150
 
 
-def test_every_error_says_what_was_expected_or_what_to_do(tool: ModuleType) -> None:
+def test_every_error_says_what_was_expected_or_what_to_do(entries: list[Any]) -> None:
     nobody_is_left_to_read_it = {"ClientGone"}
-    for entry in tool.entries():
+    for entry in entries:
         assert entry.expected or entry.fix or entry.kind in nobody_is_left_to_read_it, entry
 
 

@@ -63,10 +63,11 @@ def page() -> str:
 def _in_module(path: Path) -> Iterator[Entry]:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call):
-            continue
-        kind = ast.unparse(node.func).rpartition(".")[2]
-        known = getattr(errors, kind, None)
+        match node:
+            case ast.Call(func=ast.Name(id=kind) | ast.Attribute(attr=kind)):
+                known = getattr(errors, kind, None)
+            case _:
+                continue
         if not (isinstance(known, type) and issubclass(known, errors.AlexnetDeployError) and node.args):
             continue
         named = {keyword.arg: template(keyword.value) for keyword in node.keywords}

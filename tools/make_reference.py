@@ -34,7 +34,7 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
     yield "Every command also takes `--json` (one JSON object on stdout), `-q` and `-v`."
-    yield "Exit codes: 0 done, 1 a gate was missed, 2 a clear error, 130 interrupted.\n"
+    yield "Exit codes: 0 done, 1 a gate was missed, 2 a clear error, 130 interrupted, 143 terminated.\n"
     shared = ("--json", "-q, --quiet", "-v, --verbose", "-h, --help", "--help")
     with click.Context(main, info_name="alexnet-deploy") as group:
         for name in COMMANDS:
