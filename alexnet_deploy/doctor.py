@@ -117,9 +117,8 @@ def _advice(machine: Machine, backends: tuple[BackendStatus, ...]) -> tuple[str,
         found.append("No ONNX graph runs here, and so no plan's twin: pip install 'alexnet-deploy[cpu]'")
     plans = [b for b in backends if "plan" in b.kinds]
     if gpus() and not any(b.devices for b in plans):
-        found.append(
-            f"There is a GPU, and no TensorRT that can use it: {' or '.join(b.fix for b in plans if b.fix) or 'see below'}"
-        )
+        missing = " or ".join(b.fix for b in plans if b.fix)
+        found.append("There is a GPU, and no TensorRT that can use it" + (f": {missing}" if missing else ""))
     return tuple(found)
 
 
@@ -201,7 +200,7 @@ def _try_torch(found: Probe, name: str) -> None:
 
 
 def _try_tensorrt(found: Probe, name: str) -> None:
-    """Whether the library starts and builds; and, with a GPU, whether it is for that, its runtime starts and CUDA can be called."""
+    """Whether the library starts and builds; and, with a GPU, whether it is for that, starts, and CUDA can be called."""
     from alexnet_deploy.trt import adapter
 
     library = adapter.load(Flavour(name))
