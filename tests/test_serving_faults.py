@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -367,6 +368,65 @@ def test_the_command_serves_until_it_is_told_to_stop(model: Path, number: signal
     stdout, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert json.loads(stdout)["requests"] == {"ok": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_the_command_at_once(model: Path, number: signal.Signals) -> None:
+    """Though a client has not sent all of its request, and would be waited for."""
+    process = command(model, "--no-grpc", "--grace", "3600")
+    assert process.stderr is not None
+    lines: Iterator[str] = iter(process.stderr.readline, "")
+    host, port = next(found[1] for line in lines if (found := re.search(r"http://([\d.]+:\d+)", line))).split(":")
+    with socket.create_connection((host, int(port))) as unfinished:
+        unfinished.sendall(f"POST {INFER} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 9\r\n\r\n{{".encode())
+
+        def refuses() -> bool:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+                return False
+            return True
+
+        process.send_signal(number)
+        until(refuses)
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == -number
+    process.communicate()
+
+
+def test_a_server_that_nobody_can_be_told_of_ends(model: Path) -> None:
+    """Whatever `announce` raises, as where stderr is closed; the engines' threads would keep the process for ever."""
+    code = """if True:
+        import sys
+        from alexnet_deploy.serving.running import serve
+        from alexnet_deploy.serving.settings import Settings
+
+        serve(sys.argv[1:], Settings(port=0, grpc_port=None), lambda server: 1 / 0, backend="fake")
+    """
+    words = [sys.executable, "-c", code, str(model)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_stop_that_fails_half_way_releases_the_engines(model: Path) -> None:
+    from alexnet_deploy.serving.settings import Settings
+
+    before = threading.active_count()
+
+    async def failing() -> None:
+        raise OSError("the socket is gone")
+
+    async def main() -> None:
+        server = Server([str(model)], Settings(port=0, grpc_port=None), backend="fake")
+        await server.start()
+        assert server._http is not None
+        assert server._http_task is not None
+        server._http.should_exit = True
+        await server._http_task
+        server._http_task = asyncio.create_task(failing())
+        with pytest.raises(OSError, match="the socket is gone"):
+            await server.stop()
+
+    asyncio.run(main())
+    until(lambda: threading.active_count() <= before)
 
 
 def test_a_stop_answers_what_was_accepted(model: Path, slow_engine: float) -> None:

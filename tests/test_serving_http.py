@@ -77,6 +77,7 @@ def test_classify_with_curl_as_the_help_says(server: Server, tmp_path: Path) -> 
         (INFER, b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "0 to 2"),
         (INFER, b"{}", {"Content-Encoding": "gzip"}, 400, "gzip"),
         (INFER, gzip.compress(infer_body(BATCH))[:-9], {"Content-Encoding": "gzip"}, 400, "ends too soon"),
+        (INFER, 2 * gzip.compress(infer_body(BATCH)), {"Content-Encoding": "gzip"}, 400, "bytes follow the gzip body"),
         (INFER, b"{}", {"Content-Encoding": "br"}, 415, "gzip, deflate or none"),
         ("/v2/models/shoes/versions/7/infer", infer_body(BATCH), {}, 404, "version '7'"),
         ("/v2/repository/models/..%2f..%2fetc/load", b"", {}, 404, ""),

@@ -94,4 +94,6 @@ def _inflate(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         raise RequestTooLarge("the body is too large when decompressed", expected=f"at most {limit_bytes:,} bytes")
     if not stream.eof:
         raise InputError(f"the {encoding} body ends too soon", expected="a whole one")
+    if stream.unused_data:
+        raise InputError(f"{len(stream.unused_data):,} bytes follow the {encoding} body", expected="nothing behind it")
     return plain

@@ -65,6 +65,7 @@ def serve(
         def stop() -> None:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)  # at once: behind a KeyboardInterrupt Python waits for the engines' threads
             asked_to_stop.set()
 
         for number in _SIGNALS:
@@ -72,15 +73,22 @@ def serve(
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         server = Server(specs, settings, **where)
         await server.start()
-        gc.collect()
-        gc.freeze()  # what is here stays: looking through all of it again took 30 ms each time, in which nothing was answered
-        announce(server)
-        ready = time.monotonic()
-        await asked_to_stop.wait()
-        await server.stop()
+        try:
+            gc.collect()
+            gc.freeze()  # what is here stays: looking through all of it again took 30 ms each time, in which nothing was answered
+            announce(server)
+            ready = time.monotonic()
+            await asked_to_stop.wait()
+        finally:
+            await server.stop()
         return Summary(round(time.monotonic() - ready, 3), server.repository.metrics.totals())
 
-    return asyncio.run(run())
+    before = [signal.getsignal(number) for number in _SIGNALS]
+    try:
+        return asyncio.run(run())
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -82,8 +82,10 @@ class Server:
             stopping.append(self._http_task)
         if self._grpc is not None:
             stopping.append(asyncio.ensure_future(self._grpc.stop(self._settings.grace_s)))
-        await asyncio.gather(*stopping)
-        await self.repository.close()
+        try:
+            await asyncio.gather(*stopping)
+        finally:  # or the engines' threads would keep the process from ending
+            await self.repository.close()
 
     async def _start_http(self) -> None:
         settings = self._settings
