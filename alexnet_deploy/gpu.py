@@ -1,4 +1,7 @@
-"""The GPUs that this process can use, asked of NVIDIA's driver itself, without making a CUDA context."""
+"""The GPUs that this process can use, asked of NVIDIA's driver itself, without making a CUDA context.
+
+Asking starts the driver (cuInit): a process that is forked afterwards cannot use CUDA.
+"""
 
 from __future__ import annotations
 
