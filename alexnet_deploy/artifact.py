@@ -15,7 +15,7 @@ import msgspec
 from msgspec import structs
 
 from alexnet_deploy import logs
-from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, ManifestError
+from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ManifestError
 from alexnet_deploy.external_data import has_external_data
 from alexnet_deploy.files import file_sha256, replacing
 from alexnet_deploy.manifest import FORMAT, KIND_OF_SUFFIX, Lineage, Manifest
@@ -176,8 +176,18 @@ def write_artifact(path: str | Path, manifest: Manifest, write: Callable[[Path],
 
     Returns:
         The artifact, with the completed manifest.
+
+    Raises:
+        InputError: the manifest cannot hold the name.
+        ArtifactMissing: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the name {path.name!r} is no UTF-8", expected="one that the manifest, which is JSON, can hold"
+        ) from error
     with replacing(path) as temporary:
         if isinstance(write, bytes):
             temporary.write_bytes(write)

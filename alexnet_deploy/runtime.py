@@ -45,7 +45,7 @@ log = logs.logger(__name__)
 Probabilities = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
 _SMALLEST = np.finfo(np.float32).tiny
-_MOST_AT_ONCE = 1024  # pictures that wait for a call, whatever a manifest says is its favourite
+MOST_AT_ONCE = 1024  # pictures that wait for a call, whatever a manifest says is its favourite
 
 
 class Prediction(NamedTuple):
@@ -234,7 +234,7 @@ class Runtime:
         for what, number in (("top", top), ("batch_size", batch_size), ("workers", workers)):
             if number is not None:
                 whole_number(number, what)
-        return self._classify_each(sources, top, batch_size or min(self.batch.opt, _MOST_AT_ONCE), workers, self.recipe)
+        return self._classify_each(sources, top, batch_size or min(self.batch.opt, MOST_AT_ONCE), workers, self.recipe)
 
     def _classify_each(
         self, sources: Iterable[Source], top: int, batch_size: int, workers: int | None, recipe: Preprocess

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.artifact import Artifact, manifest_path, write_artifact
-from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, ManifestError
+from alexnet_deploy.errors import AlexnetDeployError, ArtifactCorrupt, ArtifactMissing, InputError, ManifestError
 from alexnet_deploy.files import replacing
 from alexnet_deploy.manifest import FileReference, Manifest, Preprocess
 from alexnet_deploy.types import BatchRange, TensorSpec
@@ -179,3 +180,10 @@ def test_a_file_name_longer_than_a_name_may_be_is_refused() -> None:
     """Found by fuzzing plans: the system's own error came through when such a twin was looked for."""
     with pytest.raises(ValueError, match="is not a plain file name"):
         FileReference(file="x" * 300, sha256="0" * 64)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
+def test_a_name_that_the_manifest_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no UTF-8"):
+        write_artifact(tmp_path / os.fsdecode(b"\xff.onnx"), a_manifest(), b"graph")
+    assert not any(tmp_path.iterdir())

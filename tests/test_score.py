@@ -31,6 +31,7 @@ from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.score import ScoreReport, score
 from alexnet_deploy.score.distributed import tasks
 from alexnet_deploy.score.find import find
+from alexnet_deploy.types import BatchRange
 from tests.patience import PATIENCE_S, killed_after, until
 from tests.picture_files import png
 
@@ -127,6 +128,44 @@ def test_rows_without_a_name_are_called_by_their_number(model: Path, tmp_path: P
     pyarrow.parquet.write_table(pyarrow.table({"jpg": [png(i) for i in range(5)]}), tmp_path / "in.parquet", row_group_size=2)
     run(model, tmp_path / "in.parquet", tmp_path / "out")
     assert sorted(results(tmp_path / "out")) == [f"{tmp_path}/in.parquet#{i}" for i in range(5)]
+
+
+def test_a_number_is_a_name_also_where_it_is_nought(model: Path, tmp_path: Path) -> None:
+    table = pyarrow.table({"jpg": [png(i) for i in range(4)], "id": [0, 1, None, 3], "path": ["", "x", "y", None]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    run(model, tmp_path / "in.parquet", tmp_path / "by id", name_column="id")
+    assert sorted(results(tmp_path / "by id")) == sorted(["0", "1", "3", f"{tmp_path}/in.parquet#2"])
+    run(model, tmp_path / "in.parquet", tmp_path / "by path")
+    assert sorted(results(tmp_path / "by path")) == sorted(["x", "y", f"{tmp_path}/in.parquet#0", f"{tmp_path}/in.parquet#3"])
+
+
+def test_names_that_are_no_utf_8_are_written_by_their_numbers(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number, content in enumerate((png(0), b"broken")):
+        (tmp_path / "in" / os.fsdecode(b"%d-\xff.png" % number)).write_bytes(content)
+    report = run(model, tmp_path / "in", tmp_path / "out")
+    assert (report.scored, report.rejected) == (1, 1)
+    assert list(results(tmp_path / "out")) == [f"{tmp_path}/in/0-\\udcff.png"]
+    assert list(results(tmp_path / "out", "rejects")) == [f"{tmp_path}/in/1-\\udcff.png"]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": -3}, {"threads": -1}, {"shard_size": 2.5}])
+def test_numbers_that_count_nothing_are_refused(model: Path, photos: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="a whole number, at least 1"):
+        run(model, photos, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_favourite_batch_without_measure_does_not_fill_the_memory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = FakeBackend.run
+    monkeypatch.setattr(FakeBackend, "run", lambda self, batch: (calls.append(len(batch)), original(self, batch))[1])
+    monkeypatch.setattr("alexnet_deploy.score.work.MOST_AT_ONCE", 5)
+    path = write_fake(tmp_path / "m.onnx", height=16, width=16, batch=BatchRange(1, 10**9, 10**9)).path
+    run(path, photos, tmp_path / "out", shard_size=100)
+    assert calls == [5, 5, 5, 5, 3]
 
 
 def test_urls_are_read_and_written_through_fsspec(model: Path) -> None:

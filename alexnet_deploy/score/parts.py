@@ -137,10 +137,10 @@ class Output:
         if rejects:
             self._write(
                 f"_rejects/{_name(number)}",
-                _parquet(REJECTS, [[r.picture for r in rejects], [r.reason for r in rejects]]),
+                _parquet(REJECTS, [[_text(r.picture) for r in rejects], [_text(r.reason) for r in rejects]]),
             )
         columns: list[list[Any]] = [
-            [r.picture for r in results],
+            [_text(r.picture) for r in results],
             [r.label for r in results],
             [r.index for r in results],
             [r.probability for r in results],
@@ -177,6 +177,11 @@ def _other(found: str) -> InputError:
 
 def _name(number: int) -> str:
     return f"part-{number:08d}.parquet"
+
+
+def _text(text: str) -> str:
+    r"""As Parquet can hold it: bytes of a file's name that are no UTF-8 by their numbers, \udcff for 255, as `predict` has them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _parquet(schema: Any, columns: list[list[Any]]) -> bytes:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine import usable_cores
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.runtime import Runtime
@@ -16,7 +15,7 @@ from alexnet_deploy.score.find import find
 from alexnet_deploy.score.parts import Output, Record
 from alexnet_deploy.score.shards import Shard
 from alexnet_deploy.score.work import score_shards
-from alexnet_deploy.types import Progress, silent
+from alexnet_deploy.types import Progress, silent, whole_number
 
 SHARD_SIZE = 1000
 
@@ -81,8 +80,9 @@ def score(
         DataError: there is nothing to score.
         InputError: `output` holds the results of other work.
     """
-    if shard_size < 1:
-        raise InputError(f"shard_size is {shard_size}", expected="at least 1")
+    for what, number in (("shard_size", shard_size), ("batch_size", batch_size), ("threads", threads)):
+        if number is not None:
+            whole_number(number, what)
     work = find(source, shard_size=shard_size, picture_column=picture_column, name_column=name_column)
     parts = Output(output)
     with Runtime(artifact, device, backend) as runtime:

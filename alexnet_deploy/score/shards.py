@@ -80,9 +80,10 @@ class RowGroupShard:
                     cell = line[self.picture_column]
                     # Hugging Face datasets keep a picture as {"bytes": ..., "path": ...}.
                     content = cell.get("bytes") if isinstance(cell, dict) else cell
-                    name = str(
-                        line.get(self.name_column) or (cell.get("path") if isinstance(cell, dict) else "") or f"{self.url}#{row}"
-                    )
+                    given = line.get(self.name_column)
+                    if given in (None, ""):  # and not 0, which is a name
+                        given = (cell.get("path") if isinstance(cell, dict) else "") or f"{self.url}#{row}"
+                    name = str(given)
                     yield Picture(name, InMemory(name, content or b""))
                     row += 1
 

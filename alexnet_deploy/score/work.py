@@ -13,7 +13,7 @@ from alexnet_deploy.decoding import Fitted, fitted_one, in_threads
 from alexnet_deploy.errors import OutputNotFinite, PictureError
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.preprocess import Pixels
-from alexnet_deploy.runtime import Runtime
+from alexnet_deploy.runtime import MOST_AT_ONCE, Runtime
 from alexnet_deploy.score.parts import Reject, Result
 from alexnet_deploy.score.shards import Picture, Shard
 
@@ -44,7 +44,7 @@ def score_shards(
         batch_size: pictures in one call of the engine; the artifact's favourite when None.
         workers: threads that read and decode; one a core when None.
     """
-    size = batch_size or runtime.batch.opt
+    size = batch_size or min(runtime.batch.opt, MOST_AT_ONCE)
     turns = (turn for number, shard in shards for turn in _turns(number, shard))
     ready = in_threads(partial(_prepared, recipe=runtime.recipe), turns, ahead=2 * size, workers=workers)
     results: list[Result] = []
