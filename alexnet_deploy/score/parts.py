@@ -180,7 +180,7 @@ def _name(number: int) -> str:
 
 
 def _text(text: str) -> str:
-    r"""As Parquet can hold it: bytes of a file's name that are no UTF-8 by their numbers, \udcff for 255, as `predict` has them."""
+    r"""As Parquet can hold it: bytes of a name that are no UTF-8 by their numbers, \udcff for 255, as `predict` has them."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -117,7 +117,10 @@ class TensorRt:
                 config.num_compute_capabilities = len(capabilities)
                 for index, name in enumerate(capabilities):
                     if not config.set_compute_capability(getattr(self.trt.ComputeCapability, name.upper()), index):
-                        raise BuildError(f"{self} does not take {name} as target {index + 1} of {len(capabilities)}")
+                        raise BuildError(
+                            f"{self} does not take {name} as target {index + 1} of {len(capabilities)}",
+                            expected=f"some of {', '.join(self.capabilities())}",
+                        )
         return config
 
     def engine(self, plan: bytes) -> Any:
