@@ -18,7 +18,7 @@ from alexnet_deploy.answers import Answers, batch_invariance, truth
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import CalibrationRecord, DataReference, Manifest, Preprocess, picture_digits
 from alexnet_deploy.onnx_graph import save_graph
-from alexnet_deploy.parity import agreement_matrix, compare, evaluate, verify, verify_all
+from alexnet_deploy.parity import accuracy, agreement_matrix, compare, evaluate, verify, verify_all
 from alexnet_deploy.parity_report import Gates
 from alexnet_deploy.ran import Ran
 from alexnet_deploy.report.parity import notes
@@ -138,6 +138,34 @@ def test_pictures_without_a_finite_answer_are_counted_and_always_a_miss() -> Non
     assert found.agreement.count == 48
     assert found.missed == ("half.onnx gives NaN or infinity for 2 of 50 pictures; 0 are allowed",)
     assert {moved.index for moved in found.moved} == {3, 7}
+
+
+def test_a_picture_without_a_finite_answer_is_wrong_and_the_others_are_not() -> None:
+    logits = np.eye(6, dtype=np.float32)[np.arange(30) % 6]
+    logits[4, 5] = np.inf  # of the right class all the same
+    found = accuracy(answered(logits))
+    assert found.top5 is not None
+    assert (found.top1.count, found.top5.count) == (29, 29)
+
+
+def test_answers_that_are_all_zero_are_compared_too() -> None:
+    """No largest logit to be relative to, no direction, no signal."""
+    zeros = np.zeros((8, 3), np.float32)
+    same, off = compare(answered(zeros), answered(zeros)).error, compare(answered(zeros), answered(zeros + 0.5)).error
+    assert (same.relative, same.cosine, same.sqnr_db) == (0, 1, None)
+    assert (off.relative, off.cosine, off.max_abs) == (1, 0, 0.5)
+    assert off.sqnr_db is not None
+    assert off.sqnr_db < -100
+
+
+def test_other_labels_are_refused_where_both_have_some() -> None:
+    own = answered(logits_of(8, 3, 0))
+    one, other = (
+        replace(own, manifest=structs.replace(own.manifest, labels=labels)) for labels in (("a", "b", "c"), ("a", "c", "b"))
+    )
+    with pytest.raises(InputError, match="different labels"):
+        compare(one, other)
+    assert compare(one, own).agreement == compare(own, one).agreement == compare(one, one).agreement
 
 
 def test_a_reference_without_a_finite_answer_is_named_and_agrees_with_none() -> None:
@@ -329,7 +357,8 @@ def test_a_graph_that_mixes_its_pictures_is_found_out(tmp_path: Path) -> None:
 def test_pictures_that_a_model_was_made_with_are_said_to_flatter_it() -> None:
     own = answered(logits_of(20, 4, 0))
     elsewhere = structs.replace(own.data, location="/photos/train", sha256="1" * 64)
-    for seen, expected in ((own.data, True), (structs.replace(elsewhere, location=own.data.location), True), (elsewhere, False)):
+    moved, others = structs.replace(elsewhere, sha256=own.data.sha256), structs.replace(elsewhere, location=own.data.location)
+    for seen, expected in ((own.data, True), (moved, True), (others, True), (elsewhere, False)):
         found = compare(own, replace(own, manifest=structs.replace(own.manifest, pictures=seen)))
         assert found.trained_on is expected
         assert found.calibrated_on == 0

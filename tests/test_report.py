@@ -30,8 +30,9 @@ from alexnet_deploy.report.plots import Mark, Series
 from alexnet_deploy.report.predictions import predictions
 from alexnet_deploy.runtime import Prediction, Runtime
 from alexnet_deploy.statistics import Interval
+from tests.browser import CHROMIUM, browser
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -110,6 +111,43 @@ def test_an_error_that_nothing_was_measured_for_is_a_dash_and_not_identical(
     page = Page(parity.verification_page(verification, pictures))
     assert "identical" not in page.text
     assert sum(text.startswith(("no answer", "→ no answer")) for text in page.text) == 2
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_no_page_is_wider_than_its_window_whatever_a_file_is_called(
+    measured: tuple[Verification, BenchmarkReport, PictureSet], tmp_path: Path
+) -> None:
+    found, _, pictures = measured
+    report = found.reports[0]
+    called = replace(report, candidate=replace(report.candidate, file="x" * 120 + ".onnx"), missed=("x" * 120,))
+    html.write(tmp_path / "page.html", parity.verification_page(replace(found, reports=(called,)), pictures))
+    with browser(tmp_path / "profile") as page:
+        for width in (1200, 400):
+            page.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            page.open(f"{(tmp_path / 'page.html').as_uri()}?{width}")
+            assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.problems == []
+
+
+def test_a_name_in_a_table_is_broken_at_its_dots_first() -> None:
+    assert ">alexnet.<wbr>int8.&lt;b&gt;.<wbr>onnx<" in html.table("", ["a", "b"], [["alexnet.int8.<b>.onnx", "1.5"]])
+
+
+@given(st.floats(-3, 4), st.floats(0.1, 6))
+def test_the_figures_of_an_axis_do_not_run_into_each_other(first: float, decades: float) -> None:
+    samples = [10**first, 10 ** (first + decades)]
+    drawn = ElementTree.fromstring(plots.distributions("a", [Series("b", samples * 50)], tick="{:g} ms".format))
+    ends = -1e9
+    for text in drawn.iter("text"):
+        if (text.get("class") or "").startswith("soft"):
+            x, width, side = (
+                float(text.get("x", "")),
+                7 * len(text.text or ""),
+                text.get("class", "").removeprefix("soft").strip(),
+            )
+            left = {"": x, "middle": x - width / 2, "end": x - width}[side]
+            assert left > ends + 7
+            ends = left + width
 
 
 def test_without_colour_there_is_no_escape_sequence(measured: tuple[Verification, BenchmarkReport, PictureSet]) -> None:

@@ -21,7 +21,8 @@ from alexnet_deploy.preprocess import Pixels
 
 THUMBNAIL_PIXELS = 144
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|MB|kB|GiB|ms|s|dB|min)\b|%)")
-_VOID = {"meta", "link", "img", "br"}
+_WITHIN_NAME = re.compile(r"(?<=[._/-])(?=\w)")
+_VOID = {"meta", "link", "img", "wbr"}
 
 
 class Markup(str):
@@ -89,7 +90,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
     body = [
         tag(
             "tr",
-            tag("th", row[0], scope="row"),
+            tag("th", _name(row[0]), scope="row"),
             *(tag("td", cell, class_=" ".join(filter(None, (side(i), "key" if i == key else None))) or None)
               for i, cell in enumerate(row) if i),
         )
@@ -98,6 +99,12 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
     drawn = tag("table", tag("thead", head), tag("tbody", *body), aria_label=caption)
     # The caption stands outside of what scrolls, so that it wraps at the screen's edge and not at the table's.
     return join(paragraph(caption, "caption"), tag("div", drawn, class_="scroll", role="region", aria_label=caption, tabindex=0))
+
+
+def _name(text: str) -> Markup:
+    """A name that is broken at its dots and dashes before it is broken elsewhere."""
+    first, *rest = _WITHIN_NAME.split(text)
+    return join(first, *(join(tag("wbr"), part) for part in rest))
 
 
 def figure(drawing: Markup, caption: str, legend: Markup | None = None) -> Markup:

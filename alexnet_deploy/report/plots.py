@@ -20,6 +20,7 @@ _ROW = 40
 _AXIS = 26
 _EDGE = 8
 _LINE_HEIGHT = 260
+_CHARACTER = 7.2  # how wide one is, about
 _DASHES = "5 4"
 _MOST_LABELS, _MOST_MARKS = 16, 40  # along an axis, and on a line
 COLOURS = 8
@@ -111,10 +112,10 @@ def distributions(name: str, each: Sequence[Series], *, tick: Format = "{:g}".fo
 def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:g}".format, logarithmic: bool = True) -> Markup:
     """Lines over an x axis, logarithmic unless told (powers of two are evenly spaced then), y from zero."""
     xs = sorted({x for series in each for x in series.x})
-    top, bottom, left = 12, _LINE_HEIGHT - 40, 52
+    ticks = _ticks_beyond(max(max(series.y) for series in each), 5)
+    top, bottom, left = 12, _LINE_HEIGHT - 40, max(52, _CHARACTER * max(len(tick(value)) for value in ticks) + 8)
     make = _Scale.logarithmic if logarithmic else _Scale.linear
     across = make(xs[0], xs[-1], left=left, right=WIDTH - 14)
-    ticks = _ticks_beyond(max(max(series.y) for series in each), 5)
     up = _Scale(0, ticks[-1], bottom, top)
     parts = []
     for value in ticks:
@@ -159,7 +160,7 @@ def as_file(drawing: Markup) -> str:
 def matrix(name: str, labels: Sequence[str], values: Sequence[Sequence[float]], *, text: Format) -> Markup:
     """A square of rates, each cell shaded by how far below 1 it is. Rows are named; columns carry the rows' numbers."""
     count = len(labels)
-    left = min(200.0, 7.2 * max(len(f"{count}  {label}") for label in labels) + 8)
+    left = min(200.0, _CHARACTER * max(len(f"{count}  {label}") for label in labels) + 8)
     cell = (WIDTH - left - 4) / count
     height = min(cell, 40.0)
     lowest = min(min(row) for row in values)
@@ -179,7 +180,7 @@ def confusion(name: str, labels: Sequence[str], counts: Sequence[Sequence[int]])
     """A square of counts: a row for each class, a column for what its pictures were taken for. Right answers have one colour,
     mistakes another, and each cell is shaded by its share of the row. Columns carry the rows' numbers."""
     count = len(labels)
-    left = min(170.0, 7.2 * max(len(f"{count}  {label}") for label in labels) + 8)
+    left = min(170.0, _CHARACTER * max(len(f"{count}  {label}") for label in labels) + 8)
     cell = (WIDTH - left - 4) / count
     height = min(cell, 32.0)
     parts = []
@@ -287,7 +288,7 @@ def _mark_y(number: int) -> float:
 
 def _row(label: str, text: str, number: int, drawing: Markup) -> Markup:
     y = number * _ROW + 14
-    room = WIDTH - 7.2 * len(text) - 24
+    room = WIDTH - _CHARACTER * len(text) - 24
     return tag(
         "g",
         tag("title", f"{label}: {text}"),
@@ -300,14 +301,15 @@ def _row(label: str, text: str, number: int, drawing: Markup) -> Markup:
 def _rows(name: str, rows: Sequence[Markup], scale: _Scale, tick: Format, *, marks_text: str) -> Markup:
     bottom = len(rows) * _ROW + 2
     parts = []
-    previous = -1e9
+    taken = -1e9
     for value in scale.ticks():
-        x = scale(value)
+        x, text = scale(value), tick(value)
         parts.append(tag("line", x1=x, x2=x, y1=2, y2=bottom, class_="grid"))
-        if x - previous > 56:  # labels must not run into each other
-            side = "soft" if x < 24 else "soft end" if x > WIDTH - 24 else "soft middle"
-            parts.append(tag("text", tick(value), x=x, y=bottom + 17, class_=side))
-            previous = x
+        width = _CHARACTER * len(text)
+        left, side = (x, "soft") if x < 24 else (x - width, "soft end") if x > WIDTH - 24 else (x - width / 2, "soft middle")
+        if left > taken + 2 * _CHARACTER:  # labels must not run into each other
+            parts.append(tag("text", text, x=x, y=bottom + 17, class_=side))
+            taken = left + width
     return _svg(name, bottom + _AXIS, [*parts, *rows], marks_text)
 
 
@@ -368,5 +370,5 @@ def _cell(x: float, y: float, width: float, height: float, depth: float, text: s
 
 
 def _shortened(label: str, room: float) -> str:
-    most = max(4, int(room / 7.2))
+    most = max(4, int(room / _CHARACTER))
     return label if len(label) <= most else label[: most - 1] + "…"
