@@ -102,7 +102,7 @@ class Runtime:
             threads: CPU threads in one call; the backend's choice when None.
             preprocess, labels, output_kind: only for a file without a manifest, and with `backend` named. Without
                 `preprocess` it takes float batches alone, without `output_kind` it gives raw output alone.
-            trust: for a package: the public key that must have signed it, as `package.open_package` takes it.
+            trust: the public key that must have signed the package, as `package.open_package` takes it; for packages only.
 
         Raises:
             ArtifactMissing, ArtifactCorrupt, ManifestError, ModelError: the file, or its manifest, is not what it should be.
@@ -113,6 +113,12 @@ class Runtime:
             FallbackWarning: a plan's twin graph runs on the CPU because there is no usable GPU.
         """
         packed = existing_file(path).suffix == ".zip"
+        if trust is not None and not packed:
+            raise InputError(
+                f"{path} is no package: nobody can have signed it",
+                expected="a .zip with a signature, for `trust` to be asked for",
+                fix="alexnet-deploy package --sign KEY",
+            )
         if packed or manifest_path(Path(path)).is_file():
             if preprocess is not None or labels or output_kind is not None:
                 raise InputError(

@@ -137,6 +137,11 @@ def test_a_trusted_signature_is_asked_for_and_found(artifact: Artifact, tmp_path
         open_package(tmp_path / "plain.zip", trust=keys[1])
 
 
+def test_a_signature_is_not_asked_in_vain_of_what_can_have_none(artifact: Artifact, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="is no package: nobody can have signed it"):
+        Runtime(artifact.path, backend="fake", trust=keys[1])
+
+
 def test_the_environment_can_ask_for_the_signature(
     artifact: Artifact, tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,10 +62,10 @@ def open_package(path: str | Path, *, trust: str | Path | None = None, name: str
     return Artifact.open(folder / (name or index.artifacts[0]))
 
 
-def open_artifact(path: str | Path, *, check_hash: bool = True, trust: str | Path | None = None) -> Artifact:
+def open_artifact(path: str | Path, *, check_hash: bool = True) -> Artifact:
     """`Artifact.open` for a file with its manifest beside it, `open_package` for a package."""
     if Path(path).suffix == SUFFIX:
-        return open_package(path, trust=trust)
+        return open_package(path)
     return Artifact.open(path, check_hash=check_hash)
 
 
