@@ -26,4 +26,12 @@ def config_files() -> tuple[Path, ...]:
 def _base(variable: str, otherwise: str) -> Path:
     """The standard says that a relative path in one of its variables is to be ignored."""
     chosen = Path(os.environ.get(variable, ""))
-    return chosen if chosen.is_absolute() else Path.home() / otherwise
+    return chosen if chosen.is_absolute() else _home() / otherwise
+
+
+def _home() -> Path:
+    """Where it is, or the name that Debian has for the home of those who have none, and that does not exist."""
+    try:
+        return Path.home()
+    except RuntimeError:  # HOME is not set, and the system does not know this user: a container that is run as any number
+        return Path("/nonexistent")

@@ -61,3 +61,13 @@ def test_a_damaged_entry_is_made_again(model: Artifact, pictures: PictureSet, tm
     entry.write_bytes(content)
     assert calibrate_once(model, pictures, method="minmax").ranges == first.ranges
     assert entry.read_bytes() != content
+
+
+def test_where_nothing_can_be_kept_the_calibration_is_given_all_the_same(
+    model: Artifact, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = calibrate_once(model, pictures, method="minmax")
+    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", "/proc/nowhere")
+    with caplog.at_level("INFO"):
+        assert calibrate_once(model, pictures, method="minmax").ranges == kept.ranges
+    assert "the calibration is not kept: cannot write in /proc/nowhere/calibration" in caplog.text

@@ -99,6 +99,7 @@ def test_a_flag_on_the_command_line_beats_its_rival_in_a_file() -> None:
         ("[trian]\nepochs = 3\n", "trian is no command; expected models, or one of"),
         ("[train]\nepoch = 3\n", "train has no option --epoch"),
         ("train = 3\n", "expected a section [train]"),
+        ("a = " + "[" * 5000, "alexnet-deploy.toml cannot be read: "),
         ("[train]\nint8 = 7\n", "[train] int8 is 7; expected true or false"),
         ("[train]\nepochs = [1, 2]\n", "[train] epochs is a list; expected one value"),
         ("[train]\nepochs = 'many'\n", "(set in alexnet-deploy.toml [train] epochs)"),
@@ -109,6 +110,23 @@ def test_a_wrong_setting_is_one_message_that_says_where_it_stands(text: str, say
     result = run()
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (".", "alexnet-deploy.toml cannot be read: Is a directory"),
+        ("/proc/self/mem", "alexnet-deploy.toml cannot be read: Input/output error"),  # stands for what one may not read
+        ("loop", "alexnet-deploy.toml cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_read_is_one_message(target: str, says: str) -> None:
+    Path("loop").symlink_to("loop")
+    Path("alexnet-deploy.toml").symlink_to(target)
+    result = run()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {says}; expected a file that you may read")
+    assert run("--help").exit_code == 0
 
 
 def test_a_wrong_variable_is_named_in_the_message() -> None:
@@ -296,3 +314,12 @@ def test_the_cache_follows_the_xdg_standard(tmp_path: Path, monkeypatch: pytest.
     assert folders.cache_folder() == tmp_path / "cache/alexnet-deploy"
     monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "mine"))
     assert folders.cache_folder() == tmp_path / "mine"
+
+
+def test_a_user_without_a_home_has_settings_here_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run as any number: HOME is not set, and the system knows nobody of this number."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    settings_file("[train]\nepochs = 3\n")
+    assert got()["epochs"] == 3
+    assert not folders.cache_folder().parent.parent.exists()

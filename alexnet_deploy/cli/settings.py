@@ -81,13 +81,19 @@ def models() -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", expected="a file that you may read", fix=f"chmod +r {path}, or remove it"
+        ) from error
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}", expected="TOML") from error
 
 

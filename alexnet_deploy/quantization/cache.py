@@ -16,6 +16,7 @@ import numpy as np
 
 from alexnet_deploy import __version__
 from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.errors import AlexnetDeployError
 from alexnet_deploy.files import replacing
 from alexnet_deploy.folders import cache_folder
 from alexnet_deploy.logs import logger
@@ -67,7 +68,10 @@ def calibrate_once(
         log.info("calibration taken from %s", entry)
         return kept
     calibration = calibrate(model, chosen, method=method, count=count, seed=seed, shift=shift, progress=progress)
-    _store(entry, calibration)
+    try:
+        _store(entry, calibration)
+    except AlexnetDeployError as error:
+        log.info("the calibration is not kept: %s", error.found)
     return calibration
 
 
@@ -93,9 +97,7 @@ class _Text(msgspec.Struct):
 
 
 def _load(entry: Path, model: Artifact, pictures: PictureSet) -> Calibration | None:
-    """None where there is no entry, or one that is damaged or of something else: it is made again then."""
-    if not entry.is_file():
-        return None
+    """None where there is no entry that can be read, or one of something else: it is made again then."""
     try:
         with np.load(entry, allow_pickle=False) as stored:
             text = msgspec.json.decode(stored["text"].tobytes(), type=_Text)
@@ -106,8 +108,10 @@ def _load(entry: Path, model: Artifact, pictures: PictureSet) -> Calibration | N
         if text.record.preprocess_sha256 != model.manifest.preprocess.digest():
             return None
         histograms = {name: _histogram(counts[i], ends[i]) for i, name in enumerate(text.tensors)}
+    except FileNotFoundError:
+        return None
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, msgspec.DecodeError) as error:
-        log.info("%s is damaged (%s) and is made again", entry, error)
+        log.info("%s cannot be read (%s) and is made again", entry, error)
         return None
     weights = WeightRounder(model, pictures, factors)
     return Calibration(text.record, histograms, model.manifest.sha256, weights, text.errors, factors)
