@@ -167,13 +167,13 @@ def _read(source: str | Path | bytes, at_least: int | None, name: str) -> tuple[
                 raise PictureError(
                     f"{name} has {picture.width}x{picture.height} pixels", expected=f"at most {MAX_PICTURE_PIXELS:,}"
                 )
-            drafted = picture.draft(None, (at_least, at_least)) if at_least is not None else None  # None for all but JPEGs
-            length = drafted[1][2:] if drafted else picture.size
-            box = _box(picture.size, length, picture.getexif().get(_ORIENTATION))
+            box: Box | None = None
+            if at_least is not None and (drafted := picture.draft(None, (at_least, at_least))):  # None for all but JPEGs
+                box = _box(picture.size, drafted[1][2:], picture.getexif().get(_ORIENTATION))
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode == "F":
                 raise PictureError(f"{name} has floating-point pixels", expected="8 or 16 bits a channel")
-            return _as_rgb(picture), box
+            return _as_rgb(picture), box or (0, 0, *picture.size)
     except FileNotFoundError as error:
         raise PictureError(f"{name} does not exist", expected="a picture file") from error
     except IsADirectoryError as error:
