@@ -179,6 +179,25 @@ def test_urls_are_read_and_written_through_fsspec(model: Path) -> None:
     assert run(model, "memory://photos", "memory://scores").resumed == report.shards
 
 
+def test_what_was_half_written_over_a_network_does_not_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    for i in range(6):
+        memory.pipe_file(f"/more/{i}.png", png(i))
+    whole = type(memory).pipe_file
+
+    def cut_off(self: Any, path: str, content: bytes, **options: Any) -> None:
+        whole(self, path, content[: len(content) // 2 if "part-00000001" in path else None], **options)
+        if "part-00000001" in path:
+            raise OSError("the connection is gone")
+
+    monkeypatch.setattr(type(memory), "pipe_file", cut_off)
+    with pytest.raises(DataError, match="the connection is gone"):
+        run(model, "memory://more", "memory://cut")
+    monkeypatch.undo()
+    assert run(model, "memory://more", "memory://cut").resumed == 1
+    assert len(results("memory://cut")) == 6
+
+
 def test_a_second_run_has_nothing_to_do(model: Path, photos: Path, tmp_path: Path) -> None:
     first = run(model, photos, tmp_path / "out")
     before = results(tmp_path / "out")

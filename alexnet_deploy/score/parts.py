@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -163,9 +164,13 @@ class Output:
                 temporary.write_bytes(content)
             return
         with translated(f"{self.location}/{name}"):
-            if not is_object_store(self.location):
-                self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-            self._filesystem.pipe_file(path, content)  # object stores show an object once it is whole
+            if is_object_store(self.location):
+                self._filesystem.pipe_file(path, content)  # shown once it is whole
+                return
+            self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+            temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+            self._filesystem.pipe_file(temporary, content)
+            self._filesystem.mv(temporary, path)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
