@@ -168,9 +168,9 @@ class Output:
                 self._filesystem.pipe_file(path, content)  # shown once it is whole
                 return
             self._filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-            temporary = f"{path}.{os.urandom(4).hex()}.tmp"
-            self._filesystem.pipe_file(temporary, content)
-            self._filesystem.mv(temporary, path)
+            unfinished = f"{path}.{os.urandom(4).hex()}.tmp"
+            self._filesystem.pipe_file(unfinished, content)
+            self._filesystem.mv(unfinished, path)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
