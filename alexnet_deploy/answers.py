@@ -21,6 +21,7 @@ Logits = npt.NDArray[np.float32]
 Predictions = npt.NDArray[np.int64]
 
 BATCH_SIZE = 32
+TOP = 5
 NO_ANSWER = -1  # the prediction for a picture whose logits hold NaN or infinity
 INVARIANCE_PICTURES = 8
 # Another batch size takes another kernel, which adds up in another order: float32 differs in its last bits, half precision
@@ -186,6 +187,19 @@ def truth(pictures: PictureSet, manifest: Manifest) -> Labels:
         )
     order = np.array([index[name] for name in pictures.classes], np.int64)
     return np.where(pictures.labels == UNLABELLED, UNLABELLED, order[pictures.labels])
+
+
+def ranks(scores: npt.NDArray[np.floating], right: Labels) -> npt.NDArray[np.int64]:
+    """int64 (N,): how many classes come before the right one. Of equals the first comes first, as argmax has it.
+
+    Args:
+        scores: (N, classes), logits or probabilities.
+        right: int64 (N,), the right classes.
+    """
+    own = np.take_along_axis(scores, right[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < right[:, None]
+    before: npt.NDArray[np.int64] = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    return before
 
 
 def _logits(runtime: Runtime, pixels: Pixels) -> Logits:

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_deploy.answers import TOP, ranks
 from alexnet_deploy.decoding import fitted
 from alexnet_deploy.errors import DataError
 from alexnet_deploy.pictures import PictureSet
@@ -17,7 +18,6 @@ from alexnet_deploy.statistics import Rate, rate
 from alexnet_deploy.types import Progress, silent
 
 _BATCH = 64
-_TOP = 5
 MISTAKES = 12
 
 
@@ -111,7 +111,6 @@ def _diagnosis(pictures: PictureSet, probabilities: npt.NDArray[np.float32]) -> 
     labels, answers = pictures.labels[read], probabilities[read]
     said = answers.argmax(axis=1)
     of_truth = answers[np.arange(len(read)), labels]
-    ranks = (answers > of_truth[:, None]).sum(axis=1)
     confusion = np.zeros((len(pictures.classes),) * 2, np.int64)
     np.add.at(confusion, (labels, said), 1)
     wrong = np.flatnonzero(said != labels)
@@ -120,7 +119,7 @@ def _diagnosis(pictures: PictureSet, probabilities: npt.NDArray[np.float32]) -> 
         location=pictures.location,
         classes=pictures.classes,
         top1=rate(int((said == labels).sum()), len(read)),
-        top5=rate(int((ranks < _TOP).sum()), len(read)) if len(pictures.classes) > _TOP else None,
+        top5=rate(int((ranks(answers, labels) < TOP).sum()), len(read)) if len(pictures.classes) > TOP else None,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         mistakes=tuple(
             Mistake(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_deploy.answers import BATCH_SIZE, NO_ANSWER, Answers, Predictions, answers
+from alexnet_deploy.answers import BATCH_SIZE, NO_ANSWER, TOP, Answers, Predictions, answers, ranks
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import DataReference
 from alexnet_deploy.parity_report import (
@@ -35,7 +35,6 @@ from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.statistics import PairedDifference, paired_difference, rate
 from alexnet_deploy.types import OutputKind, Progress, silent
 
-TOP = 5
 WORST_PICTURES = 12
 
 
@@ -145,17 +144,14 @@ def _from_the_same(used: DataReference | None, measured: DataReference) -> bool:
 
 
 def accuracy(own: Answers) -> Accuracy:
-    """Top-1 and top-5 over the labelled pictures. Ties count for the class that comes first, as argmax has it."""
+    """Top-1 and top-5 over the labelled pictures; one without a finite answer counts as wrong."""
     known = own.truth != UNLABELLED
-    logits, right = own.logits[known], own.truth[known, None]
-    finite = np.isfinite(logits).all(axis=1)
-    score = np.take_along_axis(logits, right, axis=1)
-    earlier = np.arange(logits.shape[1]) < right
-    better = ((logits > score) | ((logits == score) & earlier)).sum(axis=1)  # classes ranked before the right one
+    logits = own.logits[known]
+    finite, rank = np.isfinite(logits).all(axis=1), ranks(logits, own.truth[known])
     total = int(known.sum())
     return Accuracy(
-        top1=rate(int((finite & (better < 1)).sum()), total),
-        top5=rate(int((finite & (better < TOP)).sum()), total) if logits.shape[1] > TOP else None,
+        top1=rate(int((finite & (rank < 1)).sum()), total),
+        top5=rate(int((finite & (rank < TOP)).sum()), total) if logits.shape[1] > TOP else None,
     )
 
 

@@ -135,7 +135,7 @@ class PictureSet:
         """SHA-256 of the set's content, whatever its order and its file names.
 
         Of a set of more than 1 GiB it is that of all sizes, and of the content of a thousand pictures spread over the set:
-        reading ImageNet takes minutes from the fastest disk, and hours from others.
+        reading ImageNet takes minutes from the fastest disk, and hours from others. There the order tells which these are.
         """
         sizes = [_size_bytes(source) for source in self.sources]
         if sum(sizes) <= _MOST_HASHED_BYTES:

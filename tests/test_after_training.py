@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def test_a_diagnosis_counts_confusions_and_ranks_mistakes() -> None:
     ]  # fmt: skip
     assert found.recall(0).fraction == 1.0  # type: ignore[union-attr]
     assert sorted(found.confusions()) == [("bee", "ant", 1), ("bee", "cat", 1), ("cat", "ant", 1)]
+
+
+def test_a_network_that_cannot_tell_classes_apart_is_right_by_chance_only() -> None:
+    """The same probability for all of eight classes: the first five come first, in either figure."""
+    classes = tuple("abcdefgh")
+    found = _diagnosis(replace(some([0] * 8), classes=classes, labels=np.arange(8)), np.full((8, 8), 1 / 8, np.float32))
+    assert found.top5 is not None
+    assert (found.top1.count, found.top5.count) == (1, 5)
 
 
 def test_nothing_to_diagnose_is_refused() -> None:
