@@ -37,13 +37,15 @@ from alexnet_deploy.errors import (
     ModelError,
     OutputNotFinite,
     PictureError,
+    RuntimeClosed,
 )
 from alexnet_deploy.gpu import gpus
-from alexnet_deploy.intake import all_finite
+from alexnet_deploy.intake import all_finite, parts
 from alexnet_deploy.manifest import FileReference, Preprocess
 from alexnet_deploy.runtime import Runtime, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
 from tests.conformance import in_process
+from tests.patience import until
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
 
 no_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
@@ -348,6 +350,16 @@ def test_finite_is_what_numpy_calls_finite_also_where_the_sum_overflows(numbers:
     assert all_finite(huge)
 
 
+@given(st.integers(0, 5000), st.integers(1, 300))
+def test_a_batch_is_cut_into_as_few_parts_as_can_be_of_nearly_one_size(count: int, largest: int) -> None:
+    cut = parts(count, largest)
+    assert [row for part in cut for row in range(part.start, part.stop)] == list(range(count))
+    sizes = [part.stop - part.start for part in cut]
+    assert len(sizes) == -(-count // largest)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert max(sizes, default=0) <= largest
+
+
 class TestAnswers:
     def test_a_graph_that_ends_in_probabilities_gives_them_as_they_are(self, tiny: Artifact, tmp_path: Path) -> None:
         with Runtime(tiny_artifact(tmp_path / "m.onnx", softmax=True).path) as runtime, Runtime(tiny.path) as raw:
@@ -521,6 +533,17 @@ class TestClassify:
                 next(answers)
             assert taken <= 40
             answers.close()  # type: ignore[attr-defined]
+
+    def test_closed_while_somebody_still_takes_answers_it_says_so_and_its_threads_end(self, tiny: Artifact) -> None:
+        before = threading.active_count()
+        runtime = Runtime(tiny.path)
+        answers = runtime.classify_each([picture_batch(1)[0]] * 50, batch_size=2, workers=2)
+        next(answers)
+        runtime.close()
+        next(answers)  # the second of its batch was computed
+        with pytest.raises(RuntimeClosed):
+            next(answers)
+        until(lambda: threading.active_count() <= before)
 
     @pytest.mark.parametrize("wrong", [{"top": 0}, {"top": 1.5}, {"batch_size": 0, "top": 1}, {"workers": -1, "top": 1}])
     def test_impossible_options_are_refused_at_once(self, tiny: Artifact, wrong: dict[str, Any]) -> None:
