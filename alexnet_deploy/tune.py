@@ -11,11 +11,12 @@ the manifest of its file, where Runtime finds it, for machines with this CPU.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import structs
 
@@ -34,10 +35,11 @@ from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.statistics import Interval, ratio_of_medians
-from alexnet_deploy.types import Progress, silent
+from alexnet_deploy.types import Precision, Progress, silent
 
 FINALISTS = 4
 ATTEMPTS = 2
+_ROUNDING = 1e-9  # points: 7 of 1,000 pictures are no more than 0.7 points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Trial:
         latency_ms: the median of a call; of the second, fairer timing where it came so far. None where it does not run.
         drop: of top-1 accuracy against the reference, in percentage points; None where it was not compared.
         agreement: share of top-1 answers that are the reference's, 0 to 1; None likewise.
+        lost: what the budget is compared with, in percentage points, 95 % interval: the drop, or on pictures without labels the
+            share of other answers. None likewise.
         times_longer: latency divided by that of the way chosen, 95 % interval, where both were timed in turns; where it holds 1,
             their difference is noise.
         others_cpus: CPUs that other processes kept busy while it was timed; None where the system does not tell.
@@ -64,6 +68,7 @@ class Trial:
     latency_ms: float | None = None
     drop: float | None = None
     agreement: float | None = None
+    lost: Interval | None = None
     times_longer: Interval | None = None
     others_cpus: float | None = None
     verdict: str = ""
@@ -84,6 +89,7 @@ class TuneReport:
         path: its file.
         missed: one sentence where there is none.
         warnings: one sentence where other processes were busy during a timing, so that the choice may be their doing.
+        notes: what was not tried and why, and what the pictures cannot tell of the choice; a sentence each.
     """
 
     machine: Machine
@@ -97,6 +103,7 @@ class TuneReport:
     path: Path | None
     missed: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def tune(
@@ -149,19 +156,27 @@ def tune(
     with folder_beside(output or artifacts[0].path, ".tune-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # the report says what ran; accuracy is measured, not guessed
         thin_for = calibration if max_drop is not None else None
-        files = list(_files(artifacts, folder, four_bit, thin_for, progress))
+        notes: list[str] = []
+        if (calibration is None) != (max_drop is None) and any(each.manifest.precision is Precision.FP32 for each in artifacts):
+            notes.append(
+                f"thin layers were not tried: they need {'--max-drop' if calibration else 'pictures to fit to, --calib'}"
+            )
+        files = list(_files(artifacts, folder, four_bit, thin_for, notes.append, progress))
         ranked = _screen(files, batch, seconds, progress)
         judged = _judge(ranked, reference or artifacts[0], pictures, max_drop, progress)
         judged = _time_in_turns(judged, batch, seconds)
         judged, won = _choose(judged, max_latency_ms)
         path = _keep(won, artifacts, batch, output) if won else None
     missed = () if won else (_missed(judged, max_latency_ms, max_drop),)
+    count = len(pictures) if pictures else 0
+    if won:
+        notes.extend(_doubts(won.trial, count, max_drop))
     machine = Machine.here()
     return TuneReport(
         machine=machine,
         reference=(reference or artifacts[0]).path.name,
         batch=batch,
-        pictures=len(pictures) if pictures else 0,
+        pictures=count,
         max_latency_ms=max_latency_ms,
         max_drop=max_drop,
         trials=tuple(each.trial for each in judged),
@@ -169,6 +184,7 @@ def tune(
         path=path,
         missed=missed,
         warnings=complaints(max((each.trial.others_cpus or 0.0 for each in judged), default=None), machine.cores),
+        notes=tuple(notes),
     )
 
 
@@ -190,7 +206,12 @@ class _Tried:
 
 
 def _files(
-    artifacts: Sequence[Artifact], folder: Path, four_bit: bool, calibration: PictureSet | None, progress: Progress
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    four_bit: bool,
+    calibration: PictureSet | None,
+    told: Callable[[str], None],
+    progress: Progress,
 ) -> Iterator[Artifact]:
     """What can run here, each file once: artifacts, twins in the stead of plans, and other forms written into `folder`."""
     seen: set[str] = set()
@@ -199,7 +220,7 @@ def _files(
         runs = twin or artifact
         if runs.manifest.sha256 in seen:
             continue
-        forms = other_forms(runs, folder, four_bit=four_bit, calibration=calibration, progress=progress)
+        forms = other_forms(runs, folder, four_bit=four_bit, calibration=calibration, told=told, progress=progress)
         for form in chain([runs], forms):
             if form.manifest.sha256 not in seen:  # thin layers of two sizes may come to the same rank
                 seen.add(form.manifest.sha256)
@@ -260,7 +281,7 @@ def _judge(
         ]
     with Runtime(reference.path) as runtime:
         (expected,) = answers([runtime], pictures)
-    known: dict[tuple[str, str, str], tuple[float | None, float]] = {}
+    known: dict[tuple[str, str, str], _Compared] = {}
     judged: list[_Tried] = []
     finalists = 0
     for each in ranked:
@@ -271,16 +292,23 @@ def _judge(
         if key not in known:
             known[key] = _compare(each, expected, pictures)
             progress("compare with the reference", len(known), FINALISTS)
-        drop, agreement = known[key]
-        lost = drop if drop is not None else 100 * (1 - agreement)
-        too_much = max_drop is not None and lost > max_drop
+        drop, agreement, lost = known[key]
+        too_much = max_drop is not None and (100 * (1 - agreement) if drop is None else drop) > max_drop + _ROUNDING
         finalists += not too_much
-        judged.append(each.with_(drop=drop, agreement=agreement, verdict="loses too much" if too_much else ""))
+        verdict = "loses too much" if too_much else ""
+        judged.append(each.with_(drop=drop, agreement=agreement, lost=lost, verdict=verdict))
     return judged
 
 
-def _compare(way: _Tried, expected: Answers, pictures: PictureSet) -> tuple[float | None, float]:
-    """Drop of top-1 accuracy in percentage points, None without labels, and the share of answers that agree."""
+class _Compared(NamedTuple):
+    """As in Trial."""
+
+    drop: float | None
+    agreement: float
+    lost: Interval
+
+
+def _compare(way: _Tried, expected: Answers, pictures: PictureSet) -> _Compared:
     with way.open() as runtime:
         (found,) = answers([runtime], pictures)
     if found.calibrated_on:
@@ -290,7 +318,11 @@ def _compare(way: _Tried, expected: Answers, pictures: PictureSet) -> tuple[floa
             2,
         )
     report = compare(expected, found)
-    return (100 * report.difference.drop if report.difference else None), report.agreement.fraction
+    same = report.agreement
+    if report.difference is None:
+        return _Compared(None, same.fraction, Interval(100 * (1 - same.interval.high), 100 * (1 - same.interval.low)))
+    of = report.difference
+    return _Compared(100 * of.drop, same.fraction, Interval(100 * of.interval.low, 100 * of.interval.high))
 
 
 def _time_in_turns(judged: Sequence[_Tried], batch: int, seconds: float) -> list[_Tried]:
@@ -349,6 +381,15 @@ def _keep(won: _Tried, artifacts: Sequence[Artifact], batch: int, output: Path |
     twin = won.artifact.manifest.twin if path.parent.resolve() == won.artifact.path.parent.resolve() else None
     manifest = structs.replace(won.artifact.manifest, tuned=record, twin=twin)
     return write_artifact(path, manifest, won.artifact.path.read_bytes()).path
+
+
+def _doubts(chosen: Trial, pictures: int, max_drop: float | None) -> Iterator[str]:
+    """What the pictures, which the choice was made by as well, cannot tell of it."""
+    if max_drop is not None and chosen.lost is not None and chosen.lost.high > max_drop:
+        yield (
+            f"{pictures:,} pictures do not rule out that {chosen.file} loses {chosen.lost.high:.1f} points (95 %), more than "
+            f"{max_drop:g}: verify it on others, or compare on more"
+        )
 
 
 def _missed(judged: Sequence[_Tried], max_latency_ms: float | None, max_drop: float | None) -> str:

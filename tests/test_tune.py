@@ -112,6 +112,52 @@ def test_what_answers_otherwise_is_never_chosen_however_fast(
     assert "a drop of at most 1 points" in nothing.missed[0]
 
 
+def lose(monkeypatch: pytest.MonkeyPatch, drop: float, high: float) -> None:
+    by_clock(monkeypatch, {"m.onnx": (1.0, 1.2)})
+    monkeypatch.setattr(room, "_compare", lambda *_: room._Compared(drop, 0.99, Interval(drop - 0.5, high)))
+
+
+def test_a_drop_of_exactly_the_budget_holds_it(tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(monkeypatch, 100 * (7 / 1000), 1.4)
+    assert tune([tiny_artifact(tmp_path / "m.onnx")], pictures=pictures, max_drop=0.7, seconds=SECONDS).chosen is not None
+
+
+def test_what_the_pictures_cannot_rule_out_is_said(tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, said = tiny_artifact(tmp_path / "m.onnx"), "40 pictures do not rule out that m.onnx loses 1.4 points"
+    lose(monkeypatch, 0.2, 1.4)
+    unsure = tune([artifact], pictures=pictures, max_drop=1, calibration=pictures, seconds=SECONDS)
+    assert any(said in note for note in unsure.notes)
+    assert unsure.chosen is not None
+    assert unsure.chosen.lost == Interval(-0.3, 1.4)
+    lose(monkeypatch, 0.2, 0.9)
+    sure = tune([artifact], pictures=pictures, max_drop=1, calibration=pictures, seconds=SECONDS)
+    assert not any(said in note for note in sure.notes)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "budget", "why"),
+    [(True, 1.0, "no layer of m.onnx gets thinner"), (False, 1.0, "--calib"), (True, None, "--max-drop"), (False, None, "")],
+)
+def test_why_thin_layers_were_not_tried_is_said(
+    tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch, fitted: bool, budget: float | None, why: str
+) -> None:
+    by_clock(monkeypatch, {"m.onnx": (1.0, 1.2)})
+    report = tune(
+        [tiny_artifact(tmp_path / "m.onnx")],
+        pictures=pictures,
+        max_drop=budget,
+        calibration=pictures if fitted else None,
+        four_bit=False,
+        seconds=SECONDS,
+    )
+    said = [note for note in report.notes if "thin" in note]
+    assert len(said) == bool(why)
+    assert not why or why in said[0]
+    console = Console(width=80, record=True)
+    show(report)(console)
+    assert not why or f"Note: {said[0]}." in " ".join(console.export_text().split())
+
+
 def test_without_a_way_that_is_fast_enough_nothing_is_stored(tmp_path: Path) -> None:
     artifact = tiny_artifact(tmp_path / "m.onnx")
     report = tune([artifact], max_latency_ms=1e-6, seconds=SECONDS)
@@ -213,6 +259,16 @@ def test_a_person_sees_warnings_and_what_is_noise(tmp_path: Path) -> None:
     assert "0.95 to 1.08×" in text
     assert "as fast: the difference is within it" in text
     assert "Warning: others were busy." in text
+
+
+def test_a_line_holds_a_way_and_its_verdict_in_80_columns(tmp_path: Path, pictures: PictureSet) -> None:
+    report = tune([tiny_artifact(tmp_path / "alexnet.thin10.int8.cpu.onnx")], pictures=pictures, seconds=SECONDS)
+    trials = tuple(replace(trial, backend="onnxruntime", latency_ms=12.3, drop=-0.2) for trial in report.trials)
+    console = Console(width=80, record=True)
+    show(replace(report, trials=(trials[0], replace(trials[1], verdict="loses too much"), *trials[2:])))(console)
+    lines = console.export_text().splitlines()
+    assert any(line.startswith("alexnet.thin10.int8.cpu") and "chosen" in line and "+0.20" in line for line in lines)
+    assert sum(line.startswith("file") for line in lines) == 1
 
 
 def test_a_timing_that_was_disturbed_is_taken_again_and_the_quietest_counts(

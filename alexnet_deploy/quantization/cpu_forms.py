@@ -31,6 +31,7 @@ def other_forms(
     *,
     four_bit: bool = True,
     calibration: PictureSet | None = None,
+    told: Callable[[str], None] = log.info,
     progress: Progress = silent,
 ) -> Iterator[Artifact]:
     """Writes the forms that fit a graph into `folder`; none for what is no graph, or has been rewritten already.
@@ -39,6 +40,7 @@ def other_forms(
         model: what they are made from: an INT8 graph of the CPU form, or an FP32 graph.
         four_bit: rewrite INT8 graphs.
         calibration: rewrite FP32 graphs with thin layers, fitted to these pictures.
+        told: gets a sentence where there is no thin form, with the reason.
     """
     manifest = model.manifest
     if manifest.kind != "onnx" or find_spec("onnx") is None:
@@ -49,12 +51,16 @@ def other_forms(
         ways = _of_int8(model)
     elif calibration is not None and manifest.precision is Precision.FP32:
         ways = _thin(model, calibration, progress)
+        if not ways:
+            told(f"no layer of {model.path.name} gets thinner: none says as much with fewer channels")
     for done, (name, write) in enumerate(ways.items()):
         progress("write other forms", done, len(ways), name)
         try:
             yield write(folder / _named(model.path.name, name))
-        except (ModelError, CalibrationError) as error:  # it does not fit this graph, or there are too few pictures
+        except ModelError as error:  # it does not fit this graph
             log.info("%s", error)
+        except CalibrationError as error:  # too few pictures
+            told(f"{_named(model.path.name, name)} was not tried: {error.found}")
     if ways:
         progress("write other forms", len(ways), len(ways))
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from alexnet_deploy.report import html, plots, terminal, words
 from alexnet_deploy.report.html import Section, Tile
 from alexnet_deploy.report.plots import Mark
-from alexnet_deploy.report.terminal import Show
+from alexnet_deploy.report.terminal import Cell, Show
 from alexnet_deploy.tune import Trial, TuneReport
 
 
@@ -19,13 +19,13 @@ def tune(of: TuneReport) -> Show:
         compared = of.pictures > 0
         shown = terminal.table(
             console,
-            ["file", "backend", ">threads", ">p50 ms", "?times as long", *([">change", ">same"] if compared else []), ""],
-            [[*_row(trial), *(_accuracy(trial) if compared else []), _verdict(trial)] for trial in of.trials],
+            ["file", "backend", ">p50 ms", "", "?times as long", *([">change", ">same"] if compared else [])],
+            [_line(trial, compared) for trial in of.trials],
             title=f"Batch {of.batch}" + (f", against {of.reference} on {of.pictures:,} pictures" if compared else ""),
         )
         if compared:
             change = "change: of top-1 accuracy, in percentage points; same: answers that are the reference's"
-            terminal.lines(console, [f"{change}. Slower ways were not compared."], style="dim")
+            terminal.lines(console, [f"{change}. Others were slower, timed alone, and not compared."], style="dim")
         if "times as long" in shown and any(trial.times_longer for trial in of.trials):
             longer = "times as long: as the way chosen, 95 % interval of those timed in turns with it"
             terminal.lines(console, [f"{longer}; as fast: the difference is within it, and noise."], style="dim")
@@ -33,9 +33,22 @@ def tune(of: TuneReport) -> Show:
             saved = f"{of.path} keeps the choice: Runtime and every command follow it on this CPU."
             terminal.lines(console, [saved], style="green")
         terminal.lines(console, words.warnings(of.warnings), style="yellow")
+        terminal.lines(console, _notes(of))
         terminal.lines(console, [words.machine(of.machine)], style="dim")
 
     return show
+
+
+def _notes(of: TuneReport) -> list[str]:
+    return [f"Note: {note}." for note in of.notes]
+
+
+def _line(trial: Trial, compared: bool) -> list[Cell]:
+    """Short, so that 80 columns hold it; where they do not, the verdict still stands beside the way that it is of."""
+    file, backend, threads, latency, longer = _row(trial)
+    name = file.removesuffix(".onnx")
+    way = backend if trial.threads is None else f"{backend} ×{threads}"
+    return [name, way, latency, _verdict(trial), longer, *(_accuracy(trial) if compared else [])]
 
 
 def _row(trial: Trial) -> list[str]:
@@ -89,7 +102,9 @@ def tune_page(of: TuneReport) -> str:
         f", compared with {of.reference} on {words.count(of.pictures, 'picture')}." if of.pictures else "."
     )
     opening = html.join(
-        html.tiles(tiles) if tiles else "", html.notice(of.missed, "bad"), html.notice(words.warnings(of.warnings))
+        html.tiles(tiles) if tiles else "",
+        html.notice(of.missed, "bad"),
+        html.notice([*words.warnings(of.warnings), *_notes(of)]),
     )
     return html.page("Tuning", lead, [Section("Ways to run", body)], opening=opening, footer=words.machine(of.machine))
 
