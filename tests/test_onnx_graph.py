@@ -347,6 +347,29 @@ def test_statistics_count_what_the_literature_counts() -> None:
     assert found.ops["Conv"] == 1
 
 
+def test_what_is_learnt_is_counted_whatever_it_is_written_as() -> None:
+    """An int32 bias is learnt, the bounds of a Clip and the border of a Pad are not; two 4-bit weights share a byte."""
+    net = Net(opset=20)
+    scale, zero = net.constant(0.1, np.float32), net.constant(0, np.int8)
+    weight = net.node("DequantizeLinear", net.constant(np.ones((8, 3, 3, 3)), np.int8), scale, zero)
+    bias = net.node("DequantizeLinear", net.constant(np.ones(8), np.int32), scale)
+    border = net.node("Pad", "data", net.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), net.constant(0.5, np.float32))
+    clipped = net.node("Clip", net.node("Conv", border, weight, bias), net.constant(0, np.float32), net.constant(6, np.float32))
+    pooled = net.node("Flatten", net.node("MaxPool", clipped, kernel_shape=[16, 16], strides=[16, 16]))
+    packed = [net.constant(np.ones((10, 1, 16)), np.uint8), net.constant(np.ones(10), np.float32)]
+    scores = net.node("MatMulNBits", pooled, *packed, K=32, N=10, bits=4, block_size=32, domain="com.microsoft")
+    model = net.model(net.node("Add", scores, net.constant(np.ones(10), np.float32)))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    found = {layer.op: layer for layer in statistics(model).layers}
+    assert {op: layer.parameters for op, layer in found.items() if layer.parameters} == {
+        "Conv": 3 * 8 * 9 + 8,
+        "MatMulNBits": 32 * 10,
+        "Add": 10,
+    }
+    assert found["MatMulNBits"].parameter_bytes == 160
+    assert found["MatMulNBits"].multiply_adds == 320
+
+
 def test_grouped_convolutions_cost_a_share() -> None:
     net = Net(opset=20)
     whole = statistics(net.model(net.head(net.conv("data", 6, 3, 1, bias=False), 6)))

@@ -10,12 +10,14 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
-from alexnet_deploy.onnx_graph.precisions import layer_precisions
+from alexnet_deploy.onnx_graph.precisions import PRODUCTS, layer_precisions
 from alexnet_deploy.onnx_graph.raw_input import PREFIX
 from alexnet_deploy.types import OutputKind, Precision, TensorSpec
 
 # Operators that change how numbers are stored, not what is computed: counted, but no layers of the network.
 _PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Constant"})
+# Operators whose constants are settings (scales, bounds, borders) and nothing learnt.
+_SET = frozenset({"Resize", "Clip", "Pad"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class LayerStatistics:
         shape: of its first output, without the batch; () where it cannot be told.
         parameters: numbers learnt; a layer that shares another's weights counts none.
         parameter_bytes: what they take in the file.
-        multiply_adds: of Conv, Gemm and MatMul; others are not counted.
+        multiply_adds: of Conv, Gemm and MatMul, their 4-bit form included; others are not counted.
         output_bytes: what its first output takes in memory.
         precision: what a Conv, Gemm or MatMul computes in.
     """
@@ -86,13 +88,13 @@ def statistics(model: ModelProto) -> GraphStatistics:
             continue
         own = [weights[name] for name in dict.fromkeys(_operands(node, made_by)) if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
-        own = [tensor for tensor in own if _is_learnt(tensor) and node.op_type != "Resize"]  # whose numbers are scales
+        own = [tensor for tensor in own if _is_learnt(tensor, node)]
         layers.append(
             LayerStatistics(
                 name=node.name or node.output[0],
                 op=node.op_type,
                 shape=_shape(types, node.output[0]),
-                parameters=sum(math.prod(tensor.dims) for tensor in own),
+                parameters=sum(_parameters(tensor, node) for tensor in own),
                 parameter_bytes=sum(_bytes(tensor.data_type, tuple(tensor.dims)) for tensor in own),
                 multiply_adds=_multiply_adds(node, types),
                 output_bytes=_value_bytes(types, node.output[0]),
@@ -125,15 +127,28 @@ def _operands(node: NodeProto, made_by: dict[str, NodeProto]) -> list[str]:
     return names
 
 
-def _is_learnt(tensor: TensorProto) -> bool:
-    """Shapes and paddings are integers (learnt ones are of 8 bits), and preprocessing is no part of the network."""
+def _is_learnt(tensor: TensorProto, node: NodeProto) -> bool:
+    """Preprocessing is no part of the network, and neither are the scales of 4 bits; shapes and axes are integers."""
+    if node.op_type in PRODUCTS:
+        return bool(node.op_type != "MatMulNBits" or tensor.name == node.input[1])
     whole_numbers = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
-    return tensor.data_type not in whole_numbers and not tensor.name.startswith(f"{PREFIX}.")
+    return node.op_type not in _SET and tensor.data_type not in whole_numbers and not tensor.name.startswith(f"{PREFIX}.")
+
+
+def _parameters(tensor: TensorProto, node: NodeProto) -> int:
+    """How many numbers a tensor holds; 4-bit ones are packed."""
+    return _four_bit_weights(node) if node.op_type == "MatMulNBits" else math.prod(tensor.dims)
+
+
+def _four_bit_weights(node: NodeProto) -> int:
+    return int(edit.attribute(node, "K") * edit.attribute(node, "N"))
 
 
 def _multiply_adds(node: NodeProto, types: dict[str, TypeProto]) -> int:
     outputs = math.prod(_shape(types, node.output[0]))
     match node.op_type:
+        case "MatMulNBits":  # of which shape inference knows nothing; it has one row a picture
+            return _four_bit_weights(node)
         case "Conv":
             return outputs * math.prod(_whole(types, node.input[1])[1:])  # input channels a group, times kernel
         case "ConvTranspose":
