@@ -150,6 +150,14 @@ def test_the_figures_of_an_axis_do_not_run_into_each_other(first: float, decades
             ends = left + width
 
 
+@pytest.mark.parametrize("label", ["class", "a class of a very long name", "長い名前の犬のクラス", "犬"])
+def test_a_label_keeps_to_its_room_in_any_script(label: str) -> None:
+    shown = plots._shortened(label, 100)
+    assert plots._width(shown) <= 100
+    assert shown == label or (shown.endswith("…") and label.startswith(shown[:-1]))
+    assert shown == label or plots._width(label) > 100
+
+
 def test_without_colour_there_is_no_escape_sequence(measured: tuple[Verification, BenchmarkReport, PictureSet]) -> None:
     assert "\x1b" not in printed(parity.verification(measured[0]), 80)
     assert "\x1b[" in printed(parity.verification(measured[0]), 80, colour=True)

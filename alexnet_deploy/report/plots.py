@@ -12,6 +12,7 @@ from math import ceil, floor, log10
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len, set_cell_size
 
 from alexnet_deploy.report.html import Markup, join, style, tag
 
@@ -113,7 +114,7 @@ def lines(name: str, each: Sequence[Series], *, x_label: str, tick: Format = "{:
     """Lines over an x axis, logarithmic unless told (powers of two are evenly spaced then), y from zero."""
     xs = sorted({x for series in each for x in series.x})
     ticks = _ticks_beyond(max(max(series.y) for series in each), 5)
-    top, bottom, left = 12, _LINE_HEIGHT - 40, max(52, _CHARACTER * max(len(tick(value)) for value in ticks) + 8)
+    top, bottom, left = 12, _LINE_HEIGHT - 40, max(52, max(_width(tick(value)) for value in ticks) + 8)
     make = _Scale.logarithmic if logarithmic else _Scale.linear
     across = make(xs[0], xs[-1], left=left, right=WIDTH - 14)
     up = _Scale(0, ticks[-1], bottom, top)
@@ -160,7 +161,7 @@ def as_file(drawing: Markup) -> str:
 def matrix(name: str, labels: Sequence[str], values: Sequence[Sequence[float]], *, text: Format) -> Markup:
     """A square of rates, each cell shaded by how far below 1 it is. Rows are named; columns carry the rows' numbers."""
     count = len(labels)
-    left = min(200.0, _CHARACTER * max(len(f"{count}  {label}") for label in labels) + 8)
+    left = min(200.0, max(_width(f"{count}  {label}") for label in labels) + 8)
     cell = (WIDTH - left - 4) / count
     height = min(cell, 40.0)
     lowest = min(min(row) for row in values)
@@ -180,7 +181,7 @@ def confusion(name: str, labels: Sequence[str], counts: Sequence[Sequence[int]])
     """A square of counts: a row for each class, a column for what its pictures were taken for. Right answers have one colour,
     mistakes another, and each cell is shaded by its share of the row. Columns carry the rows' numbers."""
     count = len(labels)
-    left = min(170.0, _CHARACTER * max(len(f"{count}  {label}") for label in labels) + 8)
+    left = min(170.0, max(_width(f"{count}  {label}") for label in labels) + 8)
     cell = (WIDTH - left - 4) / count
     height = min(cell, 32.0)
     parts = []
@@ -288,7 +289,7 @@ def _mark_y(number: int) -> float:
 
 def _row(label: str, text: str, number: int, drawing: Markup) -> Markup:
     y = number * _ROW + 14
-    room = WIDTH - _CHARACTER * len(text) - 24
+    room = WIDTH - _width(text) - 24
     return tag(
         "g",
         tag("title", f"{label}: {text}"),
@@ -305,7 +306,7 @@ def _rows(name: str, rows: Sequence[Markup], scale: _Scale, tick: Format, *, mar
     for value in scale.ticks():
         x, text = scale(value), tick(value)
         parts.append(tag("line", x1=x, x2=x, y1=2, y2=bottom, class_="grid"))
-        width = _CHARACTER * len(text)
+        width = _width(text)
         left, side = (x, "soft") if x < 24 else (x - width, "soft end") if x > WIDTH - 24 else (x - width / 2, "soft middle")
         if left > taken + 2 * _CHARACTER:  # labels must not run into each other
             parts.append(tag("text", text, x=x, y=bottom + 17, class_=side))
@@ -369,6 +370,11 @@ def _cell(x: float, y: float, width: float, height: float, depth: float, text: s
     return shade, words
 
 
+def _width(text: str) -> float:
+    """About; letters of East Asia are as wide as two."""
+    return _CHARACTER * cell_len(text)
+
+
 def _shortened(label: str, room: float) -> str:
     most = max(4, int(room / _CHARACTER))
-    return label if len(label) <= most else label[: most - 1] + "…"
+    return label if cell_len(label) <= most else set_cell_size(label, most - 1).rstrip() + "…"
