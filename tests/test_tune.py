@@ -40,6 +40,18 @@ def pictures() -> PictureSet:
     return replace(demo, classes=(), labels=demo.labels * 0 - 1)
 
 
+@pytest.fixture(autouse=True)
+def _on_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others are busy everything would be timed twice; a test of that asks for it."""
+    monkeypatch.setattr(room, "ATTEMPTS", 1)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the ways, where it does not matter how many there are."""
+    monkeypatch.setattr(room, "_thread_counts", lambda: (1,))
+
+
 HERE = TunedRecord(backend="openvino", device="cpu", threads=1, batch=1, latency_ms=1.0, cpu=cpu_name(), cores=usable_cores())
 
 
@@ -158,7 +170,7 @@ def test_why_thin_layers_were_not_tried_is_said(
     assert not why or f"Note: {said[0]}." in " ".join(console.export_text().split())
 
 
-def test_without_a_way_that_is_fast_enough_nothing_is_stored(tmp_path: Path) -> None:
+def test_without_a_way_that_is_fast_enough_nothing_is_stored(tmp_path: Path, one_thread: None) -> None:
     artifact = tiny_artifact(tmp_path / "m.onnx")
     report = tune([artifact], max_latency_ms=1e-6, seconds=SECONDS)
     assert report.chosen is None
@@ -169,7 +181,7 @@ def test_without_a_way_that_is_fast_enough_nothing_is_stored(tmp_path: Path) -> 
     assert json.loads(done.stdout)["chosen"] is None
 
 
-def test_int8_graphs_are_tried_in_4_bits_and_the_winner_can_be_copied(tmp_path: Path) -> None:
+def test_int8_graphs_are_tried_in_4_bits_and_the_winner_can_be_copied(tmp_path: Path, one_thread: None) -> None:
     whole = network(tmp_path)
     manifest = structs.replace(whole.manifest, precision=Precision.INT8, form=GraphForm.CPU, reduce_range=True)
     artifact = write_artifact(tmp_path / "m.int8.cpu.onnx", manifest, whole.path.read_bytes())
@@ -221,7 +233,7 @@ def test_models_that_may_only_be_read_are_tuned_into_another_folder(tmp_path: Pa
         artifact.path.parent.chmod(0o700)
 
 
-def test_the_command_shows_a_table(tmp_path: Path) -> None:
+def test_the_command_shows_a_table(tmp_path: Path, one_thread: None) -> None:
     artifact = tiny_artifact(tmp_path / "m.onnx")
     done = CliRunner().invoke(main, ["tune", str(artifact.path), "--seconds", "0.01"])
     assert done.exit_code == 0, done.output
@@ -230,9 +242,7 @@ def test_the_command_shows_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell what others do")
-def test_a_busy_machine_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ATTEMPTS", 1)
-    monkeypatch.setattr(room, "_thread_counts", lambda: (1,))
+def test_a_busy_machine_is_warned_of(tmp_path: Path, one_thread: None) -> None:
     artifact, page = tiny_artifact(tmp_path / "m.onnx"), tmp_path / "page.html"
     words = ["tune", str(artifact.path), "--batch", "256", "--seconds", "0.2", "--json", "--html", str(page)]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
@@ -274,6 +284,7 @@ def test_a_line_holds_a_way_and_its_verdict_in_80_columns(tmp_path: Path, pictur
 def test_a_timing_that_was_disturbed_is_taken_again_and_the_quietest_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(room, "ATTEMPTS", 2)
     with Runtime(tiny_artifact(tmp_path / "m.onnx").path) as runtime:
         quiet = benchmark(runtime, [1], seconds=SECONDS)
         calls = iter([replace(quiet, others_cpus=1.0, warnings=("busy",)), replace(quiet, others_cpus=0.0), None])
