@@ -483,9 +483,10 @@ class FakeContext:
             if self.engine.refuse == "run" or fake.current is None or fake.current != fake.streams[handle].device:
                 return False
             stream = fake.streams[handle]
+            if stream.captured is not None and self.engine.refuse == "capture":
+                return False
             if stream.captured is not None and self.changed:
                 stream.spoiled = True  # the first run after a shape is set allocates
-                return self.engine.refuse != "capture"
             self.changed = False
             rows, source = self.shape[0], self.addresses[self.engine.input.name]
             if rows not in self.engine.compiled:

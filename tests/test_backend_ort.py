@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from alexnet_deploy.backends.ort import _spinning
-from alexnet_deploy.errors import ArtifactCorrupt, DeviceMissing, ManifestError, ModelError
+from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ManifestError, ModelError
 from alexnet_deploy.gpu import Gpu, gpus
 from alexnet_deploy.runtime import Runtime
 from tests.conformance import Conformance
@@ -98,6 +99,25 @@ def test_nothing_is_printed_for_a_broken_file(tmp_path: Path, capfd: pytest.Capt
     with pytest.raises(ArtifactCorrupt, match="cannot load"):
         Runtime(path, backend="onnxruntime")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_that_fails_within_a_call_says_so_and_what_helps(tmp_path: Path, backend: str) -> None:
+    """A graph that says it takes any batch, and reshapes it to one row."""
+    pytest.importorskip(backend)
+    graph = tiny_graph()
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([1, 8]), "one row"))
+    graph.graph.node.insert(4, helper.make_node("Reshape", ["flat", "one row"], ["row"]))
+    graph.graph.node[5].input[0] = "row"
+    path = tiny_artifact(tmp_path / "m.onnx", graph=graph).path
+    with Runtime(path, backend=backend) as runtime:
+        expected = runtime.logits(float_batch(1))
+        with pytest.raises(BackendError, match=rf"{backend} failed on a batch of \(2, 3, 16, 16\)") as caught:
+            runtime.logits(float_batch(2))
+        if "a new Runtime" not in caught.value.fix:
+            np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
+    with Runtime(path, backend=backend) as runtime:
+        np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork on this system")

@@ -688,10 +688,27 @@ def test_an_engine_that_cannot_be_captured_runs_without_graphs(tmp_path: Path, m
     engine = FakeEngine(fake, INPUT, OUTPUT, BATCH, capturable=False)
     install(monkeypatch, fake, engine)
     backend = TensorRtRtxBackend.load(write_plan(tmp_path), Options("cuda"))
+    batch, out = on_gpu(pictures(4)), on_gpu(np.zeros((4, 5), np.float32))
     for _ in range(3):
         np.testing.assert_array_equal(backend.run(pictures(3)), engine.answer(pictures(3)))
+        backend.run_on_device(batch, out)
+        np.testing.assert_array_equal(from_gpu(out), engine.answer(pictures(4)))
     assert "cudaGraphLaunch" not in fake.calls
     backend.close()
+
+
+def test_an_engine_that_refuses_within_a_capture_goes_on_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    engine.refuse = "capture"
+    install(monkeypatch, fake, engine)
+    with Runtime(write_plan(tmp_path).path, device="cuda") as runtime:
+        with pytest.warns(FallbackWarning, match="CUDA graphs are off: .* did not run while it was captured"):
+            found = runtime.logits(pictures(3))
+        np.testing.assert_array_equal(found, engine.answer(pictures(3)))
+        np.testing.assert_array_equal(runtime.logits(pictures(5)), engine.answer(pictures(5)))
+    assert fake.calls.count("cudaStreamBeginCapture") == 1
+    assert fake.held == 0
 
 
 def test_a_capture_that_fails_is_said_and_answers_stay_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

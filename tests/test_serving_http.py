@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -11,20 +12,32 @@ import struct
 import subprocess
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from alexnet_deploy.errors import Overloaded, RequestTooLarge
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.serving import guard
+from alexnet_deploy.serving.http_body import Bodies
 from alexnet_deploy.serving.server import Server
+from alexnet_deploy.serving.settings import Settings
 from tests.patience import PATIENCE_S, until
 from tests.serving import LABELS, ask, infer_body, picture, pixels_of, serving, write_model
 
 BATCH = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
 INFER = "/v2/models/shoes/infer"
+
+
+def asking(*, outputs: Sequence[Any] = (), datatype: str = "", data: Sequence[Any] = ()) -> bytes:
+    """A sound request, but for the outputs that it wants, or with an input of two values."""
+    request = json.loads(infer_body(BATCH))
+    if datatype:
+        request["inputs"][0] |= {"datatype": datatype, "shape": [2], "data": list(data)}
+    return json.dumps({**request, "outputs": list(outputs)}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +95,12 @@ def test_classify_with_curl_as_the_help_says(server: Server, tmp_path: Path) -> 
         ("/v2/models/shoes/versions/7/infer", infer_body(BATCH), {}, 404, "version '7'"),
         ("/v2/repository/models/..%2f..%2fetc/load", b"", {}, 404, ""),
         ("/v2/repository/models/../load", b"", {}, 404, ""),
+        ("/v2/repository/models/hats/unload", b"", {}, 404, "'hats' is not served"),
+        (INFER, asking(outputs=[{"name": "features"}]), {}, 400, "there is no output 'features'; expected one of logits, prob"),
+        (INFER, asking(outputs=[{"name": "logits", "parameters": {"classification": -1}}]), {}, 400, "classification is -1"),
+        (INFER, asking(datatype="BYTES", data=[1, 2]), {}, 400, "is not 2 strings"),
+        (INFER, asking(datatype="BOOL", data=[1, 2]), {}, 400, "values outside BOOL"),
+        (INFER, asking(datatype="FP32", data=[1]), {}, 400, "has 1 values; expected 2"),
         ("/nowhere", b"", {}, 404, "Not Found"),
     ],
 )
@@ -92,6 +111,26 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(
     assert answer.status == status
     assert says in answer.json["error"]
     assert ask(server, "POST", INFER, infer_body(BATCH)).status == 200
+
+
+def test_bodies_that_arrive_at_once_are_within_one_limit_of_memory() -> None:
+    bodies = Bodies(Settings(max_body_bytes=100))
+    with contextlib.ExitStack() as held:
+        for _ in range(16):
+            held.enter_context(bodies._held(100))
+        with pytest.raises(Overloaded, match="too many large requests"), bodies._held(1):
+            pytest.fail("nothing is left")
+    with bodies._held(100), pytest.raises(RequestTooLarge), bodies._held(101):
+        pytest.fail("no body may be as large")
+
+
+def test_large_pictures_are_prepared_in_a_thread_to_the_same_answer(server: Server, model: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 250, 250, 3), np.uint8)
+    said = {"name": "input", "datatype": "UINT8", "shape": list(pixels.shape), "parameters": {"binary_data_size": pixels.nbytes}}
+    header = json.dumps({"inputs": [said]}).encode()
+    answer = ask(server, "POST", INFER, header + pixels.tobytes(), {"Inference-Header-Content-Length": str(len(header))})
+    with Runtime(model, backend="fake") as runtime:
+        np.testing.assert_allclose(answer.json["outputs"][0]["data"], runtime.logits(pixels).ravel(), rtol=1e-6)
 
 
 def test_a_tensor_of_wrong_size_is_refused(server: Server) -> None:

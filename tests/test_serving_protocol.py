@@ -244,6 +244,20 @@ def test_a_grpc_stream_answers_each_request_and_survives_a_wrong_one(server: Ser
     np.testing.assert_array_equal(third.as_numpy("logits"), runtime.logits(BATCH[:1]))
 
 
+def test_a_grpc_stream_without_the_token_is_refused(folder: Path) -> None:
+    answers: Queue[tuple[Any, Any]] = Queue()
+    with serving(folder / "shoes.onnx", token="sesame", grpc_port=0) as server:
+        for headers, says in ((None, "no valid token"), ({"authorization": "Bearer sesame"}, "")):
+            client = grpc.InferenceServerClient(server.grpc_address)
+            client.start_stream(lambda result, error: answers.put((result, error)), headers=headers)
+            client.async_stream_infer("shoes", given(grpc, BATCH))
+            result, error = answers.get(timeout=PATIENCE_S)
+            client.stop_stream()
+            client.close()
+            assert says in str(error)
+            assert (result is None) == bool(says)
+
+
 def test_many_clients_at_once_each_get_their_own_answer(server: Server, runtime: Runtime) -> None:
     import tritonclient.grpc.aio as aio
 

@@ -65,7 +65,8 @@ class OpenVinoBackend(Backend):
         except Exception as error:
             raise BackendError(
                 f"openvino failed on a batch of {batch.shape}: {_sentence(error)}",
-                fix="smaller batches, if memory is what it lacks",
+                # Whatever it is asked behind a call that failed fails too, by a new request as well (seen in 2026.4.1).
+                fix="a new Runtime, and smaller batches, if memory is what it lacks",
             ) from error
         return np.array(result[0], np.float32)  # a copy: the request writes its next answer over this one
 

@@ -48,10 +48,6 @@ class DeviceView:
     shape: tuple[int, ...]
     owner: object
 
-    @property
-    def size_bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
-
 
 class DeviceArray:
     """An array on the GPU that is ours: freed with the last reference to it, also those of other libraries.
