@@ -41,9 +41,10 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.intake import all_finite, parts
-from alexnet_deploy.manifest import FileReference, Preprocess
+from alexnet_deploy.machine import cpu_name, usable_cores
+from alexnet_deploy.manifest import FileReference, Preprocess, TunedRecord
 from alexnet_deploy.runtime import Runtime, softmax
-from alexnet_deploy.types import BatchRange, OutputKind, Precision
+from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
 from tests.conformance import in_process
 from tests.patience import until
 from tests.tiny import LABELS, SIZE, float_batch, picture_batch, tiny_artifact, tiny_graph
@@ -93,6 +94,25 @@ class TestChoosing:
             warnings.simplefilter("error")
             runtime = Runtime(plan.path, "cpu")
         assert runtime.twin_of == plan.path
+
+    def test_a_plans_twin_runs_as_it_was_tuned_for_this_machine(self, tmp_path: Path) -> None:
+        plan = plan_with_twin(tmp_path)
+        twin = plan.twin()
+        assert twin is not None
+        here = TunedRecord(
+            backend="onnxruntime", device="cpu", threads=1, batch=1, latency_ms=1.0, cpu=cpu_name(), cores=usable_cores()
+        )
+        for tuned, asked, threads in (
+            (here, None, 1),
+            (here, 2, 2),
+            (structs.replace(here, cpu="another"), None, None),
+            (structs.replace(here, cores=here.cores + 1), None, None),
+            (structs.replace(here, backend="fake"), None, None),
+            (structs.replace(here, device="cuda"), None, None),
+        ):
+            update_manifest(twin, tuned=tuned)
+            with Runtime(plan.path, "cpu", threads=asked) as runtime:
+                assert (runtime.backend, runtime.threads) == ("onnxruntime", threads)
 
     @no_gpu
     def test_a_plan_asked_for_on_cuda_is_strict(self, tmp_path: Path) -> None:
@@ -235,6 +255,13 @@ class TestFiles:
         path.write_bytes(graph.SerializeToString())
         with pytest.raises(ModelError, match="the output of"):
             Runtime(path, backend="onnxruntime")
+
+    def test_a_graph_of_flat_numbers_is_refused(self, tmp_path: Path) -> None:
+        path = write_fake(
+            tmp_path / "m.onnx", input=TensorSpec("input", "float32", (None, 12)), preprocess=Preprocess(height=2, width=2)
+        ).path
+        with pytest.raises(ModelError, match=r"the input of m\.onnx is input float32 \(N, 12\); expected a batch of pictures"):
+            Runtime(path, backend="fake")
 
     def test_a_wrong_hash_is_named_even_where_loading_fails_too(self, tmp_path: Path) -> None:
         artifact = tiny_artifact(tmp_path / "m.onnx")
