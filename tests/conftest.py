@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import site
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     long = Path(__file__).parent / "stress"
     return True if collection_path.is_relative_to(long) and not config.getoption("--stress") else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_taken() -> None:
+    """A shell's background jobs ignore SIGINT, and so would the tests of it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
