@@ -29,7 +29,7 @@ from alexnet_deploy.report.benchmark import benchmark_page
 from alexnet_deploy.report.plots import Mark, Series
 from alexnet_deploy.report.predictions import predictions
 from alexnet_deploy.runtime import Prediction, Runtime
-from alexnet_deploy.statistics import Interval
+from alexnet_deploy.statistics import Interval, rate
 from tests.browser import CHROMIUM, browser
 
 VOID = {"meta", "link", "img", "wbr"}
@@ -349,7 +349,6 @@ def test_the_pages_of_training_and_tuning_keep_to_the_same_design() -> None:
     from alexnet_deploy.pictures import PictureSet
     from alexnet_deploy.report.training import training_page
     from alexnet_deploy.report.tune import tune_page
-    from alexnet_deploy.statistics import rate
     from alexnet_deploy.tune import Trial, TuneReport
     from training.records import EpochRecord, TrainReport
     from training.settings import TrainSettings
@@ -449,6 +448,11 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     [
         (words.percent(0.8954), "89.5 %"),
         (words.percent(None), "–"),
+        (words.rate(rate(995, 1000)), "99.5 %"),
+        (words.rate(rate(9_998, 10_000)), "99.98 %"),
+        (words.rate(rate(1, 50_000)), "0.002 %"),
+        (words.rate(rate(10_000, 10_000)), "100.0 %"),
+        (words.rate(rate(0, 3)), "0.0 %"),
         (words.points(-0.003), "−0.30"),
         (words.points(-1e-9), "0.00"),
         (words.interval(Interval(0.891, 0.927)), "89.1 to 92.7 %"),

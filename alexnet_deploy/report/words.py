@@ -17,7 +17,12 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 
 
 def rate(of: Rate | None, digits: int = 1) -> str:
-    return NONE if of is None else percent(of.fraction, digits)
+    """With as many digits more as it takes: 100.0 % is all of them and 0.0 % none, not nearly."""
+    if of is None:
+        return NONE
+    while 0 < of.count < of.total and percent(of.fraction, digits) in (percent(0, digits), percent(1, digits)):
+        digits += 1
+    return percent(of.fraction, digits)
 
 
 def interval(of: Interval, digits: int = 1) -> str:
