@@ -5,8 +5,9 @@ The messages that lead to tensors are read, whatever is in them is passed over: 
 
 from __future__ import annotations
 
-import mmap
+from os import SEEK_CUR
 from pathlib import Path
+from typing import BinaryIO
 
 # Message -> number of a field -> the message in it, as onnx/onnx.proto has them.
 _INSIDE = {
@@ -19,50 +20,50 @@ _INSIDE = {
     "Tensor": {},
 }
 _DATA_LOCATION, _EXTERNAL = 14, 1  # of a Tensor
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # how the content of a field is written
+_VARINT, _LENGTH = 0, 2  # how the content of a field is written
+_SIZES = {1: 8, 5: 4}  # in bytes, where it is written in one of these ways
 _LONGEST_VARINT = 10
 
 
 def has_external_data(path: Path) -> bool:
     """Whether a tensor anywhere in the graph says that its values are elsewhere; False for what is no ONNX file."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with path.open("rb") as file:  # and not mapped: a file that is cut off meanwhile would end the process
         try:
-            return _leads_outside(content)
-        except (IndexError, ValueError):  # truncated, or something else: whoever loads it says so
+            return _leads_outside(file, path.stat().st_size)
+        except ValueError:  # truncated, or something else: whoever loads it says so
             return False
 
 
-def _leads_outside(content: mmap.mmap) -> bool:
-    left = [("Model", 0, len(content))]
+def _leads_outside(file: BinaryIO, size_bytes: int) -> bool:
+    left = [("Model", 0, size_bytes)]
     while left:
-        message, position, end = left.pop()
-        while position < end:
-            key, position = _varint(content, position)
-            number, written = key >> 3, key & 7
+        message, start, end = left.pop()
+        file.seek(start)
+        while file.tell() < end:
+            number, written = divmod(_varint(file), 8)
             if written == _VARINT:
-                value, position = _varint(content, position)
-                if (message, number, value) == ("Tensor", _DATA_LOCATION, _EXTERNAL):
+                if (message, number, _varint(file)) == ("Tensor", _DATA_LOCATION, _EXTERNAL):
                     return True
+            elif written in _SIZES:
+                file.seek(_SIZES[written], SEEK_CUR)
             elif written == _LENGTH:
-                length, position = _varint(content, position)
+                length, inside = _varint(file), file.tell()
+                if length > end - inside:
+                    raise ValueError("cut off")
                 if number in _INSIDE[message]:
-                    left.append((_INSIDE[message][number], position, position + length))
-                position += length
-            elif written in (_FIXED32, _FIXED64):
-                position += 4 if written == _FIXED32 else 8
+                    left.append((_INSIDE[message][number], inside, inside + length))
+                file.seek(length, SEEK_CUR)
             else:
                 raise ValueError("no protobuf")
     return False
 
 
-def _varint(content: mmap.mmap, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the least first, and the position behind it. Raises IndexError, ValueError."""
+def _varint(file: BinaryIO) -> int:
+    """The next number: seven bits a byte, the least first. Raises ValueError where there is none."""
     value = 0
     for place in range(_LONGEST_VARINT):
-        byte = content[position + place]
+        (byte,) = file.read(1)
         value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, position + place + 1
+            return value
     raise ValueError("no protobuf")
