@@ -275,6 +275,17 @@ def test_batches_are_short_enough_for_the_wait() -> None:
     assert max(record.rows for record in records) <= 5
 
 
+def test_what_a_batch_really_takes_is_learnt_while_it_serves() -> None:
+    cost = Cost(0.0, 1e-6)
+
+    async def use(batcher: Batcher) -> None:
+        for _ in range(3):
+            await submit(batcher, rows(1))
+
+    run(use, lambda values: (time.sleep(0.001), double(values))[1], cost=cost)
+    assert cost.seconds(1) > 1e-5
+
+
 def test_two_instances_compute_at_once() -> None:
     together = threading.Barrier(2, timeout=PATIENCE_S)
 
