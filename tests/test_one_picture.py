@@ -17,7 +17,7 @@ from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.predictions import collect, predict_pictures
-from alexnet_deploy.preprocess import decode_fitted, normalise
+from alexnet_deploy.preprocess import decode_fitted, normalise, prepare
 from alexnet_deploy.runtime import Runtime
 from training.batches import Pictures
 
@@ -93,3 +93,10 @@ def test_the_same_picture_is_the_same_whichever_way_it_comes_in(
         np.testing.assert_array_equal(floats.predict(expected[None]), wanted)
         np.testing.assert_allclose(bytes_in.predict(expected[None]), wanted, rtol=1e-5)
         assert [answer.label for answer in bytes_in.classify([path], 7)[0]] == [answer.label for answer in row]
+
+
+def test_a_picture_of_the_networks_size_is_left_as_it_is_file_or_not(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "fitted.png")
+    np.testing.assert_array_equal(decode_fitted(tmp_path / "fitted.png", RECIPE), pixels)
+    np.testing.assert_array_equal(prepare(pixels[None], RECIPE)[0], pixels)
