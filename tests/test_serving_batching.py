@@ -34,10 +34,12 @@ def rows(*values: float) -> np.ndarray:
 def run(
     use: Callable[[Batcher], Awaitable[Any]], engine: Callable[[np.ndarray], np.ndarray] = double, **options: Any
 ) -> list[BatchRecord]:
-    """Runs `use` with a batcher, closes it, and gives the batches that the engine computed."""
+    """Runs `use` with a batcher, closes it, and gives the batches that the engine computed; nothing may go wrong unseen."""
     records: list[BatchRecord] = []
+    unseen: list[dict[str, Any]] = []
 
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
         given = {"max_batch": 8, "max_delay_s": 0.02, "max_wait_s": 60.0, "record": records.append, **options}
         batcher = Batcher(engine, given.pop("cost", Cost(0.0, 1e-6)), **given)
         try:
@@ -46,6 +48,7 @@ def run(
             await batcher.close()
 
     asyncio.run(main())
+    assert not unseen
     return records
 
 
@@ -183,6 +186,26 @@ def test_a_caller_that_leaves_is_not_computed_for() -> None:
         assert batcher.reserved_rows == 0
 
     assert [record.rows for record in run(use, engine)] == [1, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_caller_that_leaves_while_it_is_computed_for_misses_nothing(fails: bool) -> None:
+    engine = Gate()
+
+    def computed(values: np.ndarray) -> np.ndarray:
+        answers = engine(values)
+        if fails:
+            raise BackendError("the GPU is gone")
+        return answers
+
+    async def use(batcher: Batcher) -> None:
+        leaving = asyncio.create_task(submit(batcher, rows(1)))
+        await asyncio.to_thread(engine.called.wait, PATIENCE_S)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        engine.open.set()
+
+    run(use, computed)
 
 
 def test_closing_computes_what_is_queued() -> None:
