@@ -255,6 +255,34 @@ def test_a_reader_that_has_enough_changes_neither_the_exit_code_nor_stderr(form:
     assert program.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("stream", "words", "code"),
+    [
+        ("stdout", "--help", 0),
+        ("stdout", "doctor --help", 0),
+        ("stdout", "inspect none.onnx --json", 2),
+        ("stderr", "inspect none.onnx", 2),
+        ("stderr", "none", 2),
+        ("stderr", "inspect --none", 2),
+    ],
+)
+@pytest.mark.parametrize("fault", ["full", "left"])
+def test_streams_that_take_nothing_change_no_exit_code_but_where_the_answer_is_lost(
+    stream: str, words: str, code: int, fault: str
+) -> None:
+    """A disk that is full, or a reader that left: neither may look like the 1 of a missed gate."""
+    reading, broken = os.pipe()
+    os.close(reading)
+    with Path("/dev/full").open("wb") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full if fault == "full" else broken}
+        done = subprocess.run([Path(sys.executable).with_name("alexnet-deploy"), *words.split()], text=True, **streams)  # type: ignore[call-overload]
+    os.close(broken)
+    answer_is_lost = stream == "stdout" and fault == "full"
+    assert done.returncode == (2 if answer_is_lost else code)
+    assert not answer_is_lost or done.stderr.endswith("error: No space left on device\n")
+    assert "Traceback" not in f"{done.stdout}{done.stderr}"
+
+
 MISSING = """
 import sys
 from click.testing import CliRunner

@@ -52,6 +52,18 @@ class LazyGroup(click.Group):
         module = import_module(f"{__name__}.{name.replace('-', '_')}")
         return cast(click.Command, module.command)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        streams.prepare()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except OSError as error:  # --help and --version print
+            from alexnet_deploy.cli.common import unwritten
+
+            raise click.exceptions.Exit(unwritten(error)) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         # Not in a command: its module is imported within, and click's own exit code, 1, would say that a gate was missed.
         try:
@@ -67,7 +79,11 @@ class LazyGroup(click.Group):
 
             say_stopped("terminated")
             raise
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except OSError as error:
+            from alexnet_deploy.cli.common import unwritten
+
+            ctx.exit(unwritten(error))
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:
             from alexnet_deploy.cli.common import mistaken
@@ -108,7 +124,6 @@ def main() -> None:
 
     Options can be set once, in alexnet-deploy.toml or as ALEXNET_DEPLOY_TRAIN_EPOCHS=30: see docs/howto/settings.md.
     """
-    streams.prepare()
     # libgomp reads it when torch is imported: its threads spin at barriers otherwise, 100 times slower where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -236,6 +236,15 @@ def say_stopped(how: str) -> None:
     _message("stopped", f"{how}; nothing half-written is left behind")
 
 
+def unwritten(error: OSError) -> int:
+    """The exit code where stdout did not take what was to be printed: a reader that had enough is no error, a full disk is."""
+    streams.give_up()
+    if isinstance(error, BrokenPipeError):
+        return 0
+    _message("error", error.strerror or str(error))
+    return 2
+
+
 def mistaken(ctx: click.Context) -> NoReturn:
     """What an error ends with that nobody foresaw: Python's own exit code, 1, would say that a gate was missed."""
     traceback.print_exc()

@@ -21,13 +21,28 @@ STDOUT, STDERR = 1, 2
 _ANSWER = f"{__name__}.answer"  # where click's context keeps the descriptor that leads to the program's own stdout
 
 
+class Unfailing(io.TextIOWrapper):
+    """A stderr on a full disk, or whose reader has left: what was to be said is lost, and nothing else."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 def prepare() -> None:
-    """Opens those that whoever started us had closed; and what stdout's encoding cannot say is printed as its number."""
+    """Opens those that whoever started us had closed; what stdout's encoding cannot say is printed as its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (to the end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes, and not all speak UTF-8
+    if type(sys.stderr) is io.TextIOWrapper:  # and not what somebody has put in its place, as tests do
+        sys.stderr = Unfailing(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
 
 
 @contextlib.contextmanager
@@ -76,7 +91,12 @@ def until_the_reader_leaves() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up()
+
+
+def give_up() -> None:
+    """What is still to come on stdout goes nowhere: Python's last attempt to write it, at the end, would change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_the_programs_own(stream: TextIO) -> bool:
