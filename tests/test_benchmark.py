@@ -104,6 +104,17 @@ def test_figures_are_those_of_the_calls(pair: tuple[Runtime, Runtime]) -> None:
     assert "numpy" in found.machine.packages
 
 
+def test_each_has_taken_its_memory_before_any_is_timed(pair: tuple[Runtime, Runtime], monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the largest batch, and in large pages where it will have them."""
+    seen: list[tuple[Runtime, int | str]] = []
+    logits = Runtime.logits
+    monkeypatch.setattr(Runtime, "logits", lambda own, batch: seen.append((own, len(batch))) or logits(own, batch))
+    monkeypatch.setattr(Runtime, "settle", lambda own: seen.append((own, "settled")))
+    benchmark(pair, (1, 4), seconds=0.01)
+    assert sorted(seen[:4], key=lambda each: pair.index(each[0])) == [(own, step) for own in pair for step in (4, "settled")]
+    assert "settled" not in [step for _, step in seen[4:]]
+
+
 def test_one_file_under_two_names_is_timed_once(tmp_path: Path) -> None:
     """As a plan whose twin runs in its stead, beside that twin."""
     path = tiny_artifact(tmp_path / "one.onnx").path
