@@ -27,7 +27,7 @@ from alexnet_deploy.backends.fake import write_fake
 from alexnet_deploy.cli import main
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactError, InputError
 from alexnet_deploy.manifest import FileReference
-from alexnet_deploy.package import open_artifact, open_package, write_package
+from alexnet_deploy.package import open_artifact, open_package, reading, write_package
 from alexnet_deploy.package.layout import SIGNATURE, SUMS
 from alexnet_deploy.runtime import Runtime
 from tests.patience import PATIENCE_S
@@ -248,6 +248,44 @@ def test_a_compressed_archive_is_no_package(artifact: Artifact, tmp_path: Path) 
         open_package(rewritten(tmp_path / "model.zip", lambda contents: None, zipfile.ZIP_DEFLATED))
 
 
+def test_a_file_of_two_sizes_is_not_read(artifact: Artifact, tmp_path: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    content = bytearray((tmp_path / "model.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 20] ^= 1  # what it takes in the archive
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(ArtifactCorrupt, match="states a wrong size"):
+        open_package(tmp_path / "model.zip")
+
+
+def test_a_signature_that_is_none_is_not_read(artifact: Artifact, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    write_package([artifact], tmp_path / "model.zip", sign=keys[0])
+
+    def longer(contents: dict[str, bytes]) -> None:
+        contents[SIGNATURE] += b"x"
+
+    with pytest.raises(ArtifactCorrupt, match="is not signed; expected"):
+        open_package(rewritten(tmp_path / "model.zip", longer), trust=keys[1])
+
+
+def test_a_list_without_end_is_not_read(artifact: Artifact, tmp_path: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+
+    def endless(contents: dict[str, bytes]) -> None:
+        contents[SUMS] += bytes(1 << 20)
+
+    with pytest.raises(ArtifactCorrupt, match="holds no SHA256SUMS"):
+        open_package(rewritten(tmp_path / "model.zip", endless))
+
+
+def test_an_archive_that_calls_itself_encrypted_is_no_package(artifact: Artifact, tmp_path: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    content = bytearray((tmp_path / "model.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(ArtifactCorrupt, match="which no package does"):
+        open_package(tmp_path / "model.zip")
+
+
 def test_one_name_twice_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     """Which of the two is checked and which is used could differ."""
     write_package([artifact], tmp_path / "model.zip")
@@ -284,6 +322,20 @@ def test_an_index_cannot_name_files_outside_the_package(artifact: Artifact, tmp_
             open_package(rewritten(tmp_path / "model.zip", change))
 
 
+@pytest.mark.parametrize(
+    "index", [{"artifacts": []}, {"artifacts": ["shoes.onnx"], "format": "alexnet-deploy-package/2"}, {}, []]
+)
+def test_an_index_that_is_none_is_refused(artifact: Artifact, tmp_path: Path, index: object) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+
+    def change(contents: dict[str, bytes]) -> None:
+        contents["package.json"] = json.dumps(index).encode()
+        with_new_sums(contents)
+
+    with pytest.raises(ArtifactCorrupt, match=r"package\.json"):
+        open_package(rewritten(tmp_path / "model.zip", change))
+
+
 def test_entries_that_share_their_bytes_are_refused_before_they_unfold(artifact: Artifact, tmp_path: Path, cache: Path) -> None:
     """A bomb needs no compression: a thousand entries of the directory may point at the same megabyte."""
     write_package([artifact], tmp_path / "model.zip")
@@ -307,6 +359,15 @@ def test_a_cache_that_others_may_write_to_is_refused(artifact: Artifact, tmp_pat
     write_package([artifact], tmp_path / "model.zip")
     (cache / "packages").mkdir(parents=True)
     (cache / "packages").chmod(0o777)
+    with pytest.raises(InputError, match="not this user's alone"):
+        open_package(tmp_path / "model.zip")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give folders away")
+def test_a_cache_that_is_somebody_elses_is_refused(artifact: Artifact, tmp_path: Path, cache: Path) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    (cache / "packages").mkdir(parents=True, mode=0o700)
+    os.chown(cache / "packages", 12345, 12345)
     with pytest.raises(InputError, match="not this user's alone"):
         open_package(tmp_path / "model.zip")
 
@@ -352,6 +413,17 @@ def test_what_was_unpacked_before_is_checked_again(artifact: Artifact, tmp_path:
     unpacked = open_package(tmp_path / "model.zip").path
     unpacked.write_bytes(b"swapped in the cache")
     assert open_package(tmp_path / "model.zip").path.read_bytes() == artifact.path.read_bytes()
+
+
+def test_what_another_process_has_unpacked_meanwhile_is_left_to_whoever_reads_it(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package([artifact], tmp_path / "model.zip")
+    theirs = open_package(tmp_path / "model.zip").path.stat().st_ino
+    looks = iter([False])  # it was not there yet when we looked
+    whole = reading._is_whole
+    monkeypatch.setattr(reading, "_is_whole", lambda *a: next(looks, None) is not False and whole(*a))
+    assert open_package(tmp_path / "model.zip").path.stat().st_ino == theirs
 
 
 def test_two_files_of_one_name_are_refused(artifact: Artifact, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def _entries(path: Path, archive: ZipFile) -> dict[str, ZipInfo]:
         name = entry.filename
         if not is_plain(name) or name in entries or entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
             raise broken(path, f"holds {name[:64]!r}, which no package does")
-        if entry.file_size != entry.compress_size:
+        if entry.file_size != entry.compress_size:  # zipfile would read as much as the latter says
             raise broken(path, f"states a wrong size for {name[:64]!r}")
         entries[name] = entry
     # Entries that share their bytes would make much of little.
@@ -125,7 +125,7 @@ def _listed(path: Path, sums: bytes, entries: dict[str, ZipInfo]) -> dict[str, s
     """Name to SHA-256 of everything that the package must hold, and does."""
     matches = [_LINE.fullmatch(line) for line in sums.decode(errors="replace").splitlines()]
     listed = {match[2]: match[1] for match in matches if match}
-    if None in matches or len(listed) != len(matches) or set(entries) - {SUMS, SIGNATURE} != set(listed):
+    if len(listed) != len(matches) or set(entries) - {SUMS, SIGNATURE} != set(listed):
         raise broken(path, f"and its {SUMS} do not name the same files")
     return listed
 
