@@ -150,6 +150,9 @@ def test_the_environment_can_ask_for_the_signature(
     monkeypatch.setenv("ALEXNET_DEPLOY_TRUST", str(keys[1]))
     with pytest.raises(ArtifactCorrupt, match="is not signed"):
         Runtime(tmp_path / "plain.zip", backend="fake")
+    write_package([artifact], tmp_path / "signed.zip", sign=keys[0])
+    monkeypatch.setenv("ALEXNET_DEPLOY_TRUST", str(tmp_path / "no key at all.pem"))
+    assert open_package(tmp_path / "signed.zip", trust=keys[1]).manifest == artifact.manifest  # who is asked for wins
 
 
 def with_new_sums(contents: dict[str, bytes]) -> None:
@@ -411,6 +414,7 @@ def test_any_damage_is_found(artifact: Artifact, tmp_path: Path, data: st.DataOb
 def test_what_was_unpacked_before_is_checked_again(artifact: Artifact, tmp_path: Path) -> None:
     write_package([artifact], tmp_path / "model.zip")
     unpacked = open_package(tmp_path / "model.zip").path
+    assert unpacked.parent.parent.stat().st_mode & 0o777 == 0o700
     unpacked.write_bytes(b"swapped in the cache")
     assert open_package(tmp_path / "model.zip").path.read_bytes() == artifact.path.read_bytes()
 
