@@ -19,8 +19,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends well, and removed when it does not.
 
     Raises:
-        ArtifactMissing: the folder cannot be written to, or the disk is full.
+        ArtifactMissing: it is a folder, its folder cannot be written to, or the disk is full.
     """
+    if path.is_dir():
+        raise ArtifactMissing(f"{path} is a folder", expected="a file to write", fix="-o FOLDER/FILE")
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,6 +89,7 @@ class PictureSet:
 
     def pixels(self, recipe: Preprocess, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
         """Fitted pictures, uint8 (n, height, width, 3), and their labels, in order; the last batch may be shorter."""
+        batch_size = min(batch_size, len(self) or 1)
         ahead = min(2 * batch_size, MAX_PICTURES_AHEAD)
         with closing(fitted(self.sources, recipe, ahead=ahead)) as pictures:  # ends its threads, also when the caller stops early
             for start in range(0, len(self), batch_size):

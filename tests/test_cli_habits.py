@@ -334,6 +334,31 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_file_and_leaves_nothing(
     assert list(tmp_path.glob("**/*onnx*")) == []
 
 
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    from alexnet_deploy.files import replacing
+
+    for path in (tmp_path, Path(), Path("/")):
+        with pytest.raises(ArtifactMissing, match="is a folder; expected a file to write"), replacing(path):
+            pass
+    refused = CliRunner().invoke(main, ["train", "--html", "."])
+    assert (refused.exit_code, "is a directory" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("train --data demo --recipe modern --width 0", "width 0.0; expected 0.01 to 8"),
+        ("train --save-seconds nan", "'nan' is no number"),
+        ("train --save-seconds -1", "-1.0 is not in the range x>=0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(words: str, says: str) -> None:
+    refused = CliRunner().invoke(main, words.split())
+    assert refused.exit_code == 2
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_the_cache_follows_the_xdg_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert folders.cache_folder() == tmp_path / "home/.cache/alexnet-deploy"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")

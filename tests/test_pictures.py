@@ -64,6 +64,7 @@ def test_nothing_is_said_where_nothing_is_left_out(photos: Path) -> None:
 def test_the_last_batch_may_be_shorter(photos: Path) -> None:
     shapes = [batch.shape for batch, _ in PictureSet.open(photos).batches(RECIPE, 4)]
     assert shapes == [(4, 3, 8, 8), (2, 3, 8, 8)]
+    assert [len(batch) for batch, _ in PictureSet.open(photos).batches(RECIPE, 10**30)] == [6]
 
 
 def test_a_missing_folder_an_empty_one_and_an_empty_class_are_refused(photos: Path) -> None:

@@ -82,7 +82,7 @@ def with_recipe(settings: TrainSettings, name: str) -> TrainSettings:
 
 def modern_learning_rate(arch: str, width: float) -> float:
     """AdamW's peak: BatchNorm bears 0.001 at any width; without it, about in inverse proportion to the width."""
-    return 0.001 if arch == "alexnet-bn" else min(0.001, 0.0003 / width)
+    return 0.001 if arch == "alexnet-bn" or width <= 0.3 else 0.0003 / width
 
 
 def continued(weights: str) -> dict[str, Any]:

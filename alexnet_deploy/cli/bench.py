@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.common import Command, Result, html_option, progress_bars
 from alexnet_deploy.cli.units import Number
 
 
@@ -29,7 +29,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run all on this backend instead of the one that suits each best.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in one call.")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+@html_option
 def command(
     artifacts: tuple[Path, ...],
     batches: tuple[int, ...],

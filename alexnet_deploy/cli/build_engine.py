@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alexnet_deploy.cli.common import Command, Result, latest, progress_bars
+from alexnet_deploy.cli.common import Command, Result, html_option, latest, progress_bars
 from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.types import BatchRange, Flavour, Precision
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--target", type=click.Choice([f.value for f in Flavour]), help="[tensorrt if it is here, with a GPU]")
 @preprocess_options
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+@html_option
 def command(
     model: Path | None,
     precision: str | None,

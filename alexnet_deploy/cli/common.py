@@ -28,6 +28,11 @@ INTERRUPTED = 130
 _AS_JSON = f"{__name__}.as_json"
 
 
+html_option = click.option(
+    "--html", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a report with plots as well."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a command gives back.

@@ -13,9 +13,10 @@ import click
 from click.core import ParameterSource
 
 from alexnet_deploy.cli.after_training import Watchers, describe
-from alexnet_deploy.cli.common import Command, Result, models_folder, note, progress_bars
+from alexnet_deploy.cli.common import Command, Result, html_option, models_folder, note, progress_bars
 from alexnet_deploy.cli.family import ARCHITECTURES
 from alexnet_deploy.cli.qat import check_weights, ranges_of
+from alexnet_deploy.cli.units import Number
 
 if TYPE_CHECKING:
     from training.records import EpochRecord, Watcher
@@ -73,12 +74,12 @@ RECIPES = ("modern", "paper")
 @click.option("--arithmetic", type=click.Choice(["fp32", "bf16"]), help="What the network computes in while it trains.")
 @click.option("--compiled/--eager", default=None, help="Compile the step first: minutes once, for some percent of speed.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
-@click.option("--save-seconds", type=float, default=60, show_default=True, help="How often a long epoch saves its state.")
+@click.option("--save-seconds", type=Number(min=0), default=60, show_default=True, help="How often a long epoch saves its state.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training of this output, with its settings.")
 @click.option("--validation", metavar="DIR", help="Held-out pictures, where they are not beside the others.")
 @click.option("--data-licence", metavar="TEXT", help="Licence of the pictures, for the model card.")
 @click.option("--log-dir", type=click.Path(path_type=Path), metavar="DIR", help="Write curves for TensorBoard there.")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+@html_option
 def command(
     output: Path | None,
     device: str,

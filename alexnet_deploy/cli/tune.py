@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.common import Command, Result, html_option, progress_bars
 from alexnet_deploy.cli.units import SECONDS, Number
 
 
@@ -27,7 +27,7 @@ from alexnet_deploy.cli.units import SECONDS, Number
 )
 @click.option("--seconds", default=0.5, show_default=True, type=Number(min=0, min_open=True), help="For each timing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Copy the file that won here.")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+@html_option
 def command(
     artifacts: tuple[Path, ...],
     batch: int,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.common import Command, Result, html_option, progress_bars
 from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
 
 
@@ -25,7 +25,7 @@ from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_ado
 @click.option("--classes", "per_class", is_flag=True, help="Show the accuracy of each class too.")
 @click.option("--layers", is_flag=True, help="Where the error arises: each layer's output, ONNX against ONNX.")
 @preprocess_options
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots as well.")
+@html_option
 def command(
     reference: Path,
     candidates: tuple[Path, ...],
