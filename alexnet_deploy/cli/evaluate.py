@@ -13,7 +13,7 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--data", metavar="DIR|demo:test", help="Labelled pictures.  [those held out in training]")
 @click.option("--count", type=click.IntRange(min=1), help="Only so many pictures, spread over the classes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of --count pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of --count pictures.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run it on this backend instead of the one that suits it best.")

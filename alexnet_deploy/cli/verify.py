@@ -18,7 +18,7 @@ from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_ado
 @click.option("--min-agreement", type=float, metavar="PERCENT", help="Gate: least share of answers equal to the reference's.")
 @click.option("--max-error", type=float, metavar="RATIO", help="Gate: largest logit error, relative to the largest logit.")
 @click.option("--count", type=click.IntRange(min=1), help="Only so many pictures, spread over the classes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of --count pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of --count pictures.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run the candidates on this backend instead of the one that suits them best.")
