@@ -195,14 +195,14 @@ def _in_turns(
                     taken = _turn(calls[i], clock)
                     latencies[i] += taken
                     spent[i] += sum(taken)
-            progress(min(1.0, sum(min(done(i), 1.0) for i in range(len(calls))) / len(calls)))
+            progress(sum(min(done(i), 1.0) for i in range(len(calls))) / len(calls))
     return latencies
 
 
 def _turn(call: Callable[[], object], clock: Clock) -> list[float]:
     """One turn: calls until TURN_SECONDS are over, at least one. The first of several only warms the caches again."""
     taken: list[float] = []
-    while not taken or sum(taken) < TURN_SECONDS:
+    while sum(taken) < TURN_SECONDS:
         start = clock()
         call()
         taken.append(clock() - start)

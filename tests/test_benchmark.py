@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_artifact, tiny_graph
+from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
 
 from alexnet_deploy import benchmark as room
 from alexnet_deploy.benchmark import LEAST_RUNS, WARM_UP_RUNS, benchmark, random_batch
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.onnx_graph import adopt
 from alexnet_deploy.runtime import Runtime
 
 
@@ -62,6 +63,15 @@ def test_a_turn_of_several_calls_leaves_out_the_first() -> None:
     machine = Machine({"only": 0.001})
     (taken,) = machine.run(0.1)
     assert len(machine.calls) - WARM_UP_RUNS > len(taken) >= 100
+
+
+def test_threads_come_to_rest_before_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine({"slow": 0.05, "fast": 0.03})
+    monkeypatch.setattr(room, "sleep", lambda seconds: machine.calls.append(f"rest of {seconds}"))
+    machine.run(1.0)
+    timed = machine.calls[2 * WARM_UP_RUNS :]
+    assert timed[::2] == [f"rest of {room.REST_SECONDS}"] * (len(timed) // 2)  # each turn is one such call
+    assert {*timed[1::2]} == {"slow", "fast"}
 
 
 def test_a_call_slower_than_the_time_allowed_is_still_made_often_enough() -> None:
@@ -135,6 +145,14 @@ def test_a_batch_is_what_the_artifact_takes(pair: tuple[Runtime, Runtime]) -> No
     assert batch.shape == (3, *pair[0].manifest.preprocess.input_shape)
     assert batch.dtype == np.float32
     assert (batch == random_batch(pair[0], 3)).all()
+
+
+def test_a_batch_for_an_artifact_of_pictures_is_pictures(tmp_path: Path) -> None:
+    plain = tiny_artifact(tmp_path / "plain.onnx")
+    with Runtime(adopt(plain.path, plain.manifest.preprocess, pixels_in=True).path) as runtime:
+        batch = random_batch(runtime, 3)
+        assert (batch.dtype, batch.shape) == (np.uint8, (3, SIZE, SIZE, 3))
+        assert runtime.logits(batch).shape == (3, len(LABELS))
 
 
 @pytest.mark.parametrize("arguments", [{"batches": ()}, {"batches": (0,)}, {"seconds": 0.0}, {"seconds": float("nan")}])

@@ -19,11 +19,12 @@ from tiny import tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
 from alexnet_deploy.benchmark import BenchmarkReport, benchmark
+from alexnet_deploy.manifest import TunedRecord
 from alexnet_deploy.parity import verify_all
 from alexnet_deploy.parity_report import Gates, OutputError, Verification
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.predictions import PicturePrediction, PredictionReport
-from alexnet_deploy.report import html, parity, plots, terminal, words
+from alexnet_deploy.report import html, inspection, parity, plots, terminal, words
 from alexnet_deploy.report.benchmark import benchmark as show_benchmark
 from alexnet_deploy.report.benchmark import benchmark_page
 from alexnet_deploy.report.plots import Mark, Series
@@ -476,6 +477,13 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 )
 def test_figures_are_written_one_way(written: str, expected: str) -> None:
     assert written == expected
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, "1 thread:"), (2, "2 threads:"), (None, "its own choice of threads:")])
+def test_an_inspection_counts_the_threads_that_were_tuned(threads: int | None, said: str, tmp_path: Path) -> None:
+    record = TunedRecord(backend="onnxruntime", device="cpu", threads=threads, batch=1, latency_ms=2.0, cpu="a CPU", cores=2)
+    tuned = dict(inspection._manifest(tiny_artifact(tmp_path / "a.onnx", tuned=record).manifest))["tuned"]
+    assert tuned == f"onnxruntime on cpu, {said} 2.00 ms at batch 1 on a CPU"
 
 
 def test_numbers_stay_beside_their_units() -> None:

@@ -87,7 +87,7 @@ def _manifest(of: Manifest) -> list[tuple[str, terminal.Cell]]:
     if of.twin is not None:
         facts.append(("twin", of.twin.file))
     if of.tuned is not None:
-        threads = f"{of.tuned.threads} threads" if of.tuned.threads else "its own choice of threads"
+        threads = words.count(of.tuned.threads, "thread") if of.tuned.threads else "its own choice of threads"
         speed = f"{words.milliseconds(of.tuned.latency_ms)} ms at batch {of.tuned.batch}"
         facts.append(("tuned", f"{of.tuned.backend} on {of.tuned.device}, {threads}: {speed} on {of.tuned.cpu}"))
     if of.parents:
