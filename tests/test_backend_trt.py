@@ -6,6 +6,7 @@ import ctypes
 import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,32 @@ def test_the_caller_owns_the_answers(backend: TensorRtRtxBackend) -> None:
     np.testing.assert_array_equal(first, kept)
     assert first.flags.owndata
     assert first.flags.writeable
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_a_batch_lives_for_as_long_as_the_gpu_may_read_it(backend: TensorRtRtxBackend) -> None:
+    """From pinned memory it is copied where it is, and the caller has forgotten it by then."""
+    alive: list[weakref.ref[Any]] = []
+
+    def batches() -> Iterator[Any]:
+        for seed in range(3):
+            one = [pictures(16, seed)]
+            alive.append(weakref.ref(one[0]))
+            yield one.pop()
+
+    answers = backend.run_each(batches())
+    next(answers)
+    assert [batch() is not None for batch in alive] == [False, True, True]
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_a_batch_is_let_go_with_its_answer(backend: TensorRtRtxBackend) -> None:
+    batch = pictures(4)
+    alive = weakref.ref(batch)
+    backend.run(batch)
+    del batch
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize(("dtype", "output"), [("uint8", "float32"), ("float16", "float32")])

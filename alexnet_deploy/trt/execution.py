@@ -247,7 +247,6 @@ class Execution:
             return
         while len(self._device_graphs) >= DEVICE_GRAPHS:
             self._device_graphs.pop(next(iter(self._device_graphs))).close()
-        self._compute.synchronize()
         if graph := self._captured(self._enqueue_again):
             self._device_graphs[key] = graph
 
