@@ -351,6 +351,7 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
         ("train --save-seconds nan", "'nan' is no number"),
         ("build-engine --max-drop nan", "'nan' is no number"),  # it held whatever came
         ("build-engine --max-batch 65537", "65537 is not in the range 1<=x<=65536"),
+        (f"predict a b --batch {'9' * 30}", "is not in the range 1<=x<=65536"),
         ("build-engine --seed -1", "-1 is not in the range x>=0"),
         ("verify a b --seed -1", "-1 is not in the range x>=0"),
         ("evaluate a --seed -1", "-1 is not in the range x>=0"),

@@ -9,7 +9,7 @@ import click
 
 from alexnet_deploy.cli.common import Command, Result, html_option, latest, progress_bars
 from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
-from alexnet_deploy.cli.units import Number
+from alexnet_deploy.cli.units import BATCH, Number
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.types import BatchRange, Flavour, Precision
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 @click.option("--skip", multiple=True, metavar="LAYER", help="A layer to leave in half precision: its name, first, last or auto.")
 @click.option("--max-drop", type=Number(min=0), metavar="POINTS", help="Leave as many layers as that much top-1 accuracy takes.")
 @click.option("--data", metavar="DIR|demo:test", help="Labelled pictures to measure --max-drop on.")
-@click.option("--min-batch", type=click.IntRange(1, 65536), help="Smallest batch.  [the graph's]")
-@click.option("--opt-batch", type=click.IntRange(1, 65536), help="The batch to be fastest at.  [the graph's]")
-@click.option("--max-batch", type=click.IntRange(1, 65536), help="Largest batch.  [the graph's]")
+@click.option("--min-batch", type=BATCH, help="Smallest batch.  [the graph's]")
+@click.option("--opt-batch", type=BATCH, help="The batch to be fastest at.  [the graph's]")
+@click.option("--max-batch", type=BATCH, help="Largest batch.  [the graph's]")
 @click.option(
     "--sm", default="", metavar="86,89", help="Target GPUs by compute capability, or current.  [all that one plan serves]"
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, progress_bars
+from alexnet_deploy.cli.units import BATCH
 
 
 @click.command(cls=Command)
@@ -14,7 +15,7 @@ from alexnet_deploy.cli.common import Command, Result, progress_bars
 @click.option("--data", metavar="DIR|demo:test", help="Labelled pictures.  [those held out in training]")
 @click.option("--count", type=click.IntRange(min=1), help="Only so many pictures, spread over the classes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of --count pictures.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--batch-size", type=BATCH, default=32, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run it on this backend instead of the one that suits it best.")
 def command(

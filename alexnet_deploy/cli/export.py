@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, latest, models_folder, progress_bars
+from alexnet_deploy.cli.units import BATCH
 
 
 @click.command(cls=Command)
@@ -20,7 +21,7 @@ from alexnet_deploy.cli.common import Command, Result, latest, models_folder, pr
     show_default=True,
     help="uint8: the preprocessing becomes part of the graph, which then takes pixels (N, H, W, 3).",
 )
-@click.option("--max-batch", type=click.IntRange(1, 65536), default=64, show_default=True, help="Largest batch to plan for.")
+@click.option("--max-batch", type=BATCH, default=64, show_default=True, help="Largest batch to plan for.")
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set.")
 @click.option("--data", metavar="DIR", help="Pictures to compare on. [default: those it was trained on]")
 def command(

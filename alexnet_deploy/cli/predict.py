@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, as_json, progress_bars
+from alexnet_deploy.cli.units import BATCH
 
 
 @click.command(cls=Command)
@@ -23,7 +24,7 @@ from alexnet_deploy.cli.common import Command, Result, as_json, progress_bars
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True, help="On stdout."
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Pictures in one call.  [the artifact's favourite]")
+@click.option("--batch", type=BATCH, help="Pictures in one call.  [the artifact's favourite]")
 def command(
     artifact: Path,
     pictures: tuple[str, ...],

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, latest, progress_bars
+from alexnet_deploy.cli.units import BATCH
 from alexnet_deploy.errors import ArtifactMissing
 
 
@@ -19,7 +20,7 @@ from alexnet_deploy.errors import ArtifactMissing
 @click.option("--name-column", default="", help="Of Parquet input: what a picture is called.  [found by its usual names]")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--backend", help="onnxruntime, openvino, ...  [what fits the artifact]")
-@click.option("--batch", type=click.IntRange(1), help="Pictures in one call.  [the artifact's favourite]")
+@click.option("--batch", type=BATCH, help="Pictures in one call.  [the artifact's favourite]")
 @click.option("--threads", type=click.IntRange(1), help="That read and decode.  [one a core]")
 @click.option("--ray", "ray_workers", default=0, metavar="N", type=click.IntRange(0), help="On Ray, with N Runtimes.")
 @click.option("--ray-address", help="Of a Ray cluster.  [Ray on this machine]")

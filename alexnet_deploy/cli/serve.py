@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, note
-from alexnet_deploy.cli.units import BYTES, SECONDS
+from alexnet_deploy.cli.units import BATCH, BYTES, SECONDS
 
 
 @click.command(cls=Command)
@@ -16,7 +16,7 @@ from alexnet_deploy.cli.units import BYTES, SECONDS
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="For HTTP; 0 takes a free one.")
 @click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="For gRPC; 0 takes a free one.")
 @click.option("--no-grpc", is_flag=True, help="HTTP only.")
-@click.option("--max-batch", default=64, show_default=True, type=click.IntRange(1), help="Pictures in one call of the engine.")
+@click.option("--max-batch", default=64, show_default=True, type=BATCH, help="Pictures in one call of the engine.")
 @click.option("--max-delay", default="2ms", show_default=True, type=SECONDS, help="How long one waits for others to join it.")
 @click.option("--max-wait", default="250ms", show_default=True, type=SECONDS, help="Longer queues are refused with 503.")
 @click.option("--max-body", default="64MB", show_default=True, type=BYTES, help="Of one request.")

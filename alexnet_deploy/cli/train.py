@@ -16,7 +16,7 @@ from alexnet_deploy.cli.after_training import Watchers, describe
 from alexnet_deploy.cli.common import Command, Result, html_option, models_folder, note, progress_bars
 from alexnet_deploy.cli.family import ARCHITECTURES
 from alexnet_deploy.cli.qat import check_weights, ranges_of
-from alexnet_deploy.cli.units import Number
+from alexnet_deploy.cli.units import BATCH, Number
 
 if TYPE_CHECKING:
     from training.records import EpochRecord, Watcher
@@ -45,7 +45,7 @@ RECIPES = ("modern", "paper")
 @click.option("--qat", is_flag=True, help="Train --weights on, rounding as the INT8 engine will.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How often each picture is seen.")
 @click.option("--patience", type=click.IntRange(min=0), help="Stop after so many epochs without a better held-out accuracy.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a step.")
+@click.option("--batch-size", type=BATCH, help="Pictures a step.")
 @click.option("--optimiser", type=click.Choice(["sgd", "adamw"]), help="AdamW, or SGD with Nesterov momentum.")
 @click.option("--lr", type=float, help="Learning rate at its peak.")
 @click.option("--schedule", type=click.Choice(["cosine", "step"]), help="How it falls: along a cosine, or tenfold three times.")

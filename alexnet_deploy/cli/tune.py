@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from alexnet_deploy.cli.common import Command, Result, html_option, progress_bars
-from alexnet_deploy.cli.units import SECONDS, Number
+from alexnet_deploy.cli.units import BATCH, SECONDS, Number
 
 
 @click.command(cls=Command, short_help="The fastest way to run a model on this machine, kept for Runtime.")
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ARTIFACT...")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures in a call.")
+@click.option("--batch", default=1, show_default=True, type=BATCH, help="Pictures in a call.")
 @click.option("--max-latency", type=SECONDS, metavar="5ms", help="Of the median call.")
 @click.option("--max-drop", type=Number(min=0), help="Of top-1 accuracy, in percentage points.")
 @click.option("--data", metavar="DIR|demo", help="Pictures to compare on.  [those held out in training]")

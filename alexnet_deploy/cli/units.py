@@ -10,6 +10,9 @@ import click
 
 _NUMBER_AND_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]*)", re.IGNORECASE)
 
+# Pictures in a call: more than any engine is built for, and far from where the libraries' own integers end.
+BATCH = click.IntRange(1, 1 << 16)
+
 
 class Number(click.FloatRange):
     """A range of numbers; click's own takes nan for a number in any of them."""

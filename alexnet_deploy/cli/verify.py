@@ -8,6 +8,7 @@ import click
 
 from alexnet_deploy.cli.common import Command, Result, html_option, progress_bars
 from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_adopt, preprocess_options
+from alexnet_deploy.cli.units import BATCH
 
 
 @click.command(cls=Command, short_help="Compare artifacts with a reference; exit code 1 when a gate is missed.")
@@ -19,7 +20,7 @@ from alexnet_deploy.cli.preprocess_options import PreprocessOptions, open_or_ado
 @click.option("--max-error", type=float, metavar="RATIO", help="Gate: largest logit error, relative to the largest logit.")
 @click.option("--count", type=click.IntRange(min=1), help="Only so many pictures, spread over the classes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of --count pictures.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--batch-size", type=BATCH, default=32, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--backend", help="Run the candidates on this backend instead of the one that suits them best.")
 @click.option("--classes", "per_class", is_flag=True, help="Show the accuracy of each class too.")
