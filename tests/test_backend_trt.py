@@ -438,6 +438,7 @@ def test_many_addresses_keep_only_some_graphs(backend: TensorRtRtxBackend, fake:
         for _ in range(3):
             backend.run_on_device(batch, out)
     assert fake.graphs == room.DEVICE_GRAPHS
+    assert len(backend._execution._used) == room.DEVICE_GRAPHS
 
 
 def test_arrays_on_the_gpu_that_do_not_fit_are_refused(backend: TensorRtRtxBackend) -> None:
