@@ -41,8 +41,9 @@ def prepare() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (to the end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes, and not all speak UTF-8
-    if type(sys.stderr) is io.TextIOWrapper:  # and not what somebody has put in its place, as tests do
-        sys.stderr = Unfailing(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+    if type(sys.stderr) is io.TextIOWrapper and _is_the_programs_own(sys.stderr, STDERR):
+        taken = open(STDERR, "wb", closefd=False)  # noqa: SIM115 (to the end)
+        sys.stderr = Unfailing(taken, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def stdout_for_the_answer(ctx: click.Context) -> Iterator[None]:
 def answering() -> Iterator[TextIO]:
     """stdout, for a command that answers while it works; a reader that leaves (`| head`) ends the block."""
     kept = click.get_current_context().meta.get(_ANSWER)
-    if kept is None or not _is_the_programs_own(sys.stdout):
+    if kept is None or not _is_the_programs_own(sys.stdout, STDOUT):
         with until_the_reader_leaves():
             yield cast(TextIO, sys.stdout)
         return
@@ -99,9 +100,9 @@ def give_up() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_the_programs_own(stream: TextIO) -> bool:
+def _is_the_programs_own(stream: TextIO, number: int) -> bool:
     """Not so where somebody has put another in its place, as tests do."""
     try:
-        return stream.fileno() == STDOUT
+        return stream.fileno() == number
     except OSError:
         return False
