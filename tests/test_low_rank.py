@@ -269,7 +269,8 @@ def test_each_share_of_the_convolutions_variance_is_a_form(
     tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_forms, "CALIBRATED_ON", 64)
-    monkeypatch.setattr(cpu_forms, "CONVOLUTIONS_LOSE", {"thin": 0.0, "thin1": 0.001, "thin500": 0.5})
+    shares = {"thin": (0.5, 0.0), "thin1": (0.0, 0.001), "thin500": (0.0, 0.5)}  # of connected layers, which it has not, first
+    monkeypatch.setattr(cpu_forms, "THIN_LAYERS_LOSE", shares)
     whole = deep_network(tmp_path)
     (tmp_path / "forms").mkdir()
     forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))

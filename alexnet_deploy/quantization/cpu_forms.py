@@ -17,9 +17,16 @@ from alexnet_deploy.errors import CalibrationError, ModelError
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
-# What thin layers may lose; thin5's convolutions 5 per mille. What they keep of the answers: docs/decisions/0520-*.md.
-CONNECTED_LOSE = 0.001
-CONVOLUTIONS_LOSE = {"thin": 0.0, "thin2": 0.002, "thin5": 0.005, "thin10": 0.01}
+# What thin layers may lose, fully connected ones and convolutions: in thin5 and thinner5 convolutions lose 5 per mille. Networks
+# differ in which of the two hold more than their answers need (docs/decisions/0520-*.md).
+THIN_LAYERS_LOSE = {
+    "thin": (0.001, 0.0),
+    "thin2": (0.001, 0.002),
+    "thin5": (0.001, 0.005),
+    "thin10": (0.001, 0.01),
+    "thinner2": (0.02, 0.002),
+    "thinner5": (0.05, 0.005),
+}
 FITTED_TO = 1024  # pictures, to find directions
 CALIBRATED_ON = 256
 log = logs.logger(__name__)
@@ -88,8 +95,8 @@ def _thin(model: Artifact, pictures: PictureSet, progress: Progress) -> dict[str
 
     ways: dict[str, Callable[[Path], Artifact]] = {}
     written: set[tuple[int | None, ...]] = set()
-    for name, share in CONVOLUTIONS_LOSE.items():
-        most_lost = MostLost(CONNECTED_LOSE, share)
+    for name, shares in THIN_LAYERS_LOSE.items():
+        most_lost = MostLost(*shares)
         ranks = tuple(layer.rank(most_lost) for layer in layers.values())
         if any(ranks) and ranks not in written:  # several shares may come to the same ranks
             written.add(ranks)
