@@ -49,15 +49,15 @@ def make_models(folder: Path) -> Models:
     steps: dict[str, Callable[[], object]] = {
         "torch": lambda: _random_weights(models["torch"]),
         "fp32": lambda: _graph(models["torch"], models["fp32"], "float32"),
-        "int8": lambda: _int8(models["fp32"], models["int8"], demo.sample(32), "minmax"),
-        "ort-default": lambda: _onnxruntimes_own(models["fp32"], models["ort-default"], demo.sample(64)),
+        "int8": lambda: write_int8(models["fp32"], models["int8"], demo.sample(32), "minmax"),
+        "ort-default": lambda: write_peer(models["fp32"], models["ort-default"], demo.sample(64)),
         "trained": lambda: _trained(models["trained"]),
         "trained-fp32": lambda: _graph(models["trained"], models["trained-fp32"], "float32"),
-        "trained-int8": lambda: _int8(models["trained-fp32"], models["trained-int8"], demo, "mse"),
-        "trained-ort-default": lambda: _onnxruntimes_own(models["trained-fp32"], models["trained-ort-default"], demo.sample(64)),
+        "trained-int8": lambda: write_int8(models["trained-fp32"], models["trained-int8"], demo, "mse"),
+        "trained-ort-default": lambda: write_peer(models["trained-fp32"], models["trained-ort-default"], demo.sample(64)),
         "trained-uint8-fp32": lambda: _graph(models["trained"], models["trained-uint8-fp32"], "uint8"),
-        "trained-uint8": lambda: _int8(models["trained-uint8-fp32"], models["trained-uint8"], demo, "mse"),
-        "forms": lambda: _forms(models["trained-fp32"], models["trained-int8"], models["forms"], demo),
+        "trained-uint8": lambda: write_int8(models["trained-uint8-fp32"], models["trained-uint8"], demo, "mse"),
+        "forms": lambda: write_forms(models["trained-fp32"], models["trained-int8"], models["forms"], demo),
         "tuned": lambda: _tuned(models["trained-fp32"], models["trained-int8"], models["forms"].parent, models["tuned"]),
     }
     for name, make in steps.items():
@@ -95,7 +95,7 @@ def _graph(checkpoint: Path, path: Path, input_dtype: str) -> None:
     export(model, artifact, path, batch=BatchRange(1, 8, 64), pictures=pictures, input_dtype=input_dtype)
 
 
-def _int8(graph: Path, path: Path, pictures: PictureSet, method: str) -> None:
+def write_int8(graph: Path, path: Path, pictures: PictureSet, method: str) -> None:
     from alexnet_deploy.quantization.calibration import calibrate
     from alexnet_deploy.quantization.quantize import quantize
 
@@ -103,7 +103,7 @@ def _int8(graph: Path, path: Path, pictures: PictureSet, method: str) -> None:
     quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=calibrate(whole, pictures, method=method, count=256))
 
 
-def _onnxruntimes_own(graph: Path, path: Path, pictures: PictureSet) -> None:
+def write_peer(graph: Path, path: Path, pictures: PictureSet) -> None:
     """What onnxruntime's quantiser makes of a graph with its defaults."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
@@ -119,7 +119,7 @@ def _onnxruntimes_own(graph: Path, path: Path, pictures: PictureSet) -> None:
     quantize_static(str(graph), str(path), Reader())
 
 
-def _forms(fp32: Path, int8: Path, done: Path, calibration: PictureSet) -> None:
+def write_forms(fp32: Path, int8: Path, done: Path, calibration: PictureSet) -> None:
     """The other forms that `tune` would write before it measures: here by itself, for it takes minutes and needs no quiet."""
     from alexnet_deploy.quantization.cpu_forms import other_forms
 
