@@ -232,13 +232,13 @@ def _beside(check: Callable[[], None]) -> Iterator[None]:
             raise wrong[0]
 
 
-def _state(path: Path) -> tuple[int, int] | None:
-    """What is another one when a file has been written or exchanged: its size, and when it was written; None where it is gone."""
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What is another one when a file has been written or exchanged, whatever times were given to it; None where it is gone."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_ctime_ns
 
 
 def _check_agreement(loaded: Loaded) -> None:
