@@ -12,6 +12,7 @@ from alexnet_deploy.errors import ArtifactMissing
 
 _HASH_PIECE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_UTF8 = "backslashreplace"  # how bytes in a name that are no UTF-8 are written: by their numbers
 
 
 @contextmanager
@@ -73,3 +74,8 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(_HASH_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def as_utf8(name: str) -> str:
+    r"""A file's name as UTF-8 can hold it: bytes of it that are no UTF-8 by their numbers, \udcff for 255."""
+    return name.encode(errors=NO_UTF8).decode()

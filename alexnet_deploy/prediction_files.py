@@ -11,13 +11,11 @@ from typing import Any, TextIO
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.extras import extra
-from alexnet_deploy.files import replacing
+from alexnet_deploy.files import NO_UTF8, as_utf8, replacing
 from alexnet_deploy.predictions import PicturePrediction
 
 FORMATS = ("csv", "jsonl", "parquet")
 _ROWS_AT_ONCE = 4096
-# Bytes in the name of a file that are no UTF-8 are written by their numbers, \udcff for 255; in JSON that means the name itself.
-_NO_TEXT = "backslashreplace"
 
 
 def as_object(picture: PicturePrediction) -> dict[str, Any]:
@@ -53,7 +51,8 @@ def write_file(path: Path, top: int, predictions: Iterable[PicturePrediction]) -
         if form == "parquet":
             _write_parquet(temporary, top, iter(predictions))
             return
-        with temporary.open("w", encoding="utf-8", errors=_NO_TEXT, newline="") as out:
+        # Of names that are no UTF-8; in JSON their escapes mean the name itself.
+        with temporary.open("w", encoding="utf-8", errors=NO_UTF8, newline="") as out:
             write_rows(out, form, top, predictions)
 
 
@@ -74,7 +73,7 @@ def _write_parquet(path: Path, top: int, predictions: Iterator[PicturePrediction
 
 
 def _as_text(cell: str | float | None) -> str | float | None:
-    return cell.encode("utf-8", _NO_TEXT).decode() if isinstance(cell, str) else cell
+    return as_utf8(cell) if isinstance(cell, str) else cell
 
 
 def _cells(picture: PicturePrediction, top: int) -> list[str | float | None]:

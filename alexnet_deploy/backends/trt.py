@@ -22,9 +22,9 @@ from alexnet_deploy.trt.execution import Execution
 from alexnet_deploy.types import Flavour, TensorSpec
 
 MAX_KERNELS_BYTES = 256 << 20
+_DTYPES = ("float32", "float16", "uint8")
 # What TensorRT for RTX blames, as `TensorRt.invalidity` tells it: a plan that must be built again, or a machine.
 _OF_THE_PLAN = {"malformed engine", "version mismatch"}
-_DTYPES = ("float32", "float16", "uint8")
 _OF_THE_MACHINE = {"old cuda driver", "old cuda runtime", "insufficient gpu memory", "cuda error"}
 
 

@@ -27,7 +27,7 @@ import pyarrow
 import pyarrow.parquet
 
 from alexnet_deploy.errors import ArtifactCorrupt, InputError
-from alexnet_deploy.files import replacing
+from alexnet_deploy.files import as_utf8, replacing
 from alexnet_deploy.score.places import filesystem, is_object_store, translated
 
 RECORD = "_score.json"
@@ -138,10 +138,10 @@ class Output:
         if rejects:
             self._write(
                 f"_rejects/{_name(number)}",
-                _parquet(REJECTS, [[_text(r.picture) for r in rejects], [_text(r.reason) for r in rejects]]),
+                _parquet(REJECTS, [[as_utf8(r.picture) for r in rejects], [as_utf8(r.reason) for r in rejects]]),
             )
         columns: list[list[Any]] = [
-            [_text(r.picture) for r in results],
+            [as_utf8(r.picture) for r in results],
             [r.label for r in results],
             [r.index for r in results],
             [r.probability for r in results],
@@ -182,11 +182,6 @@ def _other(found: str) -> InputError:
 
 def _name(number: int) -> str:
     return f"part-{number:08d}.parquet"
-
-
-def _text(text: str) -> str:
-    r"""As Parquet can hold it: bytes of a name that are no UTF-8 by their numbers, \udcff for 255, as `predict` has them."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _parquet(schema: Any, columns: list[list[Any]]) -> bytes:
