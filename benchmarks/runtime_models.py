@@ -58,7 +58,9 @@ def make_models(folder: Path) -> Models:
         "trained-uint8-fp32": lambda: _graph(models["trained"], models["trained-uint8-fp32"], "uint8"),
         "trained-uint8": lambda: write_int8(models["trained-uint8-fp32"], models["trained-uint8"], demo, "mse"),
         "forms": lambda: write_forms(models["trained-fp32"], models["trained-int8"], models["forms"], demo),
-        "tuned": lambda: _tuned(models["trained-fp32"], models["trained-int8"], models["forms"].parent, models["tuned"]),
+        "tuned": lambda: write_tuned(
+            models["trained-fp32"], models["trained-int8"], models["forms"].parent, models["tuned"], PictureSet.open("demo:test")
+        ),
     }
     for name, make in steps.items():
         if not models[name].is_file():
@@ -130,14 +132,14 @@ def write_forms(fp32: Path, int8: Path, done: Path, calibration: PictureSet) -> 
     done.touch()
 
 
-def _tuned(fp32: Path, int8: Path, forms: Path, path: Path) -> None:
-    """What `alexnet-deploy tune FP32 INT8 --batch 1 --max-drop 0.5 --data demo:test` chooses here, and all that it tried."""
+def write_tuned(fp32: Path, int8: Path, forms: Path, path: Path, pictures: PictureSet) -> None:
+    """What `alexnet-deploy tune FP32 INT8 --batch 1 --max-drop 0.5 --data PICTURES` chooses here, and all that it tried."""
     from alexnet_deploy.tune import tune
 
     report = tune(
         [Artifact.open(graph) for graph in (fp32, int8, *sorted(forms.glob("*.cpu.onnx")))],
         max_drop=MOST_DROP,
-        pictures=PictureSet.open("demo:test"),
+        pictures=pictures,
         four_bit=False,
         output=path,
     )

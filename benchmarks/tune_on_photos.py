@@ -14,12 +14,10 @@ import json
 import subprocess
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
-from rounds import Call, in_rounds
-from runtime import ORT_DEFAULT, OURS, ROOT, TUNED, floats, opened, session, settled, write_again
-from runtime_models import MOST_DROP, write_forms, write_int8, write_peer
+from runtime import ORT_DEFAULT, ROOT, of_one_network
+from runtime_models import tried_at, write_forms, write_int8, write_peer, write_tuned
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.errors import FallbackWarning
@@ -27,8 +25,6 @@ from alexnet_deploy.export import export
 from alexnet_deploy.machine import Machine
 from alexnet_deploy.manifest import to_builtins
 from alexnet_deploy.pictures import PictureSet
-from alexnet_deploy.runtime import Runtime
-from alexnet_deploy.tune import tune
 from alexnet_deploy.types import BatchRange
 
 # Small first, where an epoch takes minutes, then at the size that is measured.
@@ -37,7 +33,8 @@ TRAINING = {
     "photos.safetensors": "--input-size 224 --epochs 1 --batch-size 64 --lr 0.0001 --weights {folder}/small.safetensors",
 }
 ALIKE = "--arch alexnet-bn --width 1 --framing whole --fast-paths none"
-SECONDS = {1: 40.0, 8: 25.0, 32: 30.0}  # of measuring, by batch
+SECONDS = 95.0  # of measuring
+SHARES = {1: 0.42, 8: 0.26, 32: 0.32}  # by batch
 
 
 def make(folder: Path, data: Path) -> None:
@@ -62,44 +59,29 @@ def make(folder: Path, data: Path) -> None:
 
 
 def chosen(folder: Path, data: Path) -> dict[str, object]:
-    """What `alexnet-deploy tune FP32 INT8 --batch 1 --max-drop 0.5` tries, with the numbers between each two thin layers."""
-    forms = [Artifact.open(path) for path in sorted((folder / "forms").glob("*.cpu.onnx"))]
-    report = tune(
-        [*(Artifact.open(folder / name) for name in ("photos.onnx", "photos.int8.cpu.onnx")), *forms],
-        max_drop=MOST_DROP,
-        pictures=PictureSet.open(data / "val"),
-        four_bit=False,
-        output=folder / "tuned.onnx",
+    """What `tune` chooses and all that it tried, with the numbers between each two thin layers."""
+    forms = folder / "forms"
+    write_tuned(
+        folder / "photos.onnx", folder / "photos.int8.cpu.onnx", forms, folder / "tuned.onnx", PictureSet.open(data / "val")
     )
-    ranks = {form.path.name: form.manifest.notes for form in forms if form.manifest.notes}
-    return {**to_builtins(report), "path": None, "ranks": ranks}
+    made = [Artifact.open(path).manifest for path in sorted(forms.glob("*.cpu.onnx"))]
+    tried = json.loads(tried_at(folder / "tuned.onnx").read_text(encoding="utf-8"))
+    return {**tried, "ranks": {manifest.file: manifest.notes for manifest in made if manifest.notes}}
 
 
 def timed(folder: Path) -> dict[str, object]:
     """The choice and INT8 as built against onnxruntime's default quantisation, milliseconds and ratios with 95 % intervals."""
-    peer = session(folder / "peer.onnx")
-    found: dict[str, object] = {}
-    with (
-        opened(folder / "photos.int8.cpu.onnx", floats(32)) as int8,
-        settled(Runtime(folder / "tuned.onnx"), floats(32)) as tuned,
-    ):
-        for count, seconds in SECONDS.items():
-            batch = floats(count)
-            calls: dict[str, Call] = {
-                ORT_DEFAULT: partial(peer, batch),
-                OURS: partial(int8.logits, batch),
-                TUNED: partial(tuned.logits, batch),
+    names = ("peer.onnx", "photos.int8.cpu.onnx", "tuned.onnx")
+    return {
+        title: {
+            label: {
+                "ms": round(rounds.median(label), 3),
+                "times_as_fast": [round(ratio, 3) for ratio in rounds.ratio(ORT_DEFAULT, label)],
             }
-            rounds = in_rounds(calls, seconds, timed=3 if count == 1 else 1, before=partial(write_again, batch))
-            found[f"batch {count}"] = {
-                label: {
-                    "ms": round(rounds.median(label), 3),
-                    "times_as_fast": [round(ratio, 3) for ratio in rounds.ratio(ORT_DEFAULT, label)],
-                }
-                for label in calls
-            }
-            print(count, found[f"batch {count}"], flush=True)
-    return found
+            for label in rounds.samples
+        }
+        for title, rounds in of_one_network(*(folder / name for name in names), SHARES, SECONDS).items()
+    }
 
 
 def main() -> None:
