@@ -20,13 +20,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends well, and removed when it does not.
 
     Raises:
-        ArtifactMissing: it is a folder, its folder cannot be written to, or the disk is full.
+        ArtifactMissing: it is a folder or a device, its folder cannot be written to, or the disk is full.
     """
-    if path.is_dir():
-        raise ArtifactMissing(f"{path} is a folder", expected="a file to write", fix="-o FOLDER/FILE")
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
+        if path.is_dir():
+            raise ArtifactMissing(f"{path} is a folder", expected="a file to write", fix="-o FOLDER/FILE")
+        if path.exists() and not path.is_file():
+            raise ArtifactMissing(f"{path} is a device or a pipe", expected="the name of a file to write", fix="-o FOLDER/FILE")
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise _closed(path.parent, error) from error

@@ -344,6 +344,32 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
     assert (refused.exit_code, "is a directory" in refused.stderr) == (2, True)
 
 
+def test_a_device_stays_what_it_is(tmp_path: Path) -> None:
+    """As root, `-o /dev/null` renamed an ordinary file over the device."""
+    from alexnet_deploy.files import replacing
+
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(ArtifactMissing, match="is a device or a pipe"), replacing(path):
+            pass
+        assert not path.is_file()
+
+
+def test_behind_a_closed_folder_nothing_is_written(tmp_path: Path) -> None:
+    from alexnet_deploy.files import replacing
+
+    closed, me = tmp_path / "closed", os.geteuid()
+    closed.mkdir(mode=0)
+    if me == 0:  # who is root may go anywhere
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ArtifactMissing, match=r"cannot write in .*closed: Permission denied"), replacing(closed / "a.onnx"):
+            pass
+    finally:
+        os.seteuid(me)
+        closed.chmod(0o700)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
