@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from alexnet_deploy.answers import BATCH_SIZE, NO_ANSWER, TOP, Answers, Predictions, answers, ranks
 from alexnet_deploy.errors import DataError, InputError
-from alexnet_deploy.manifest import DataReference
+from alexnet_deploy.manifest import DataReference, Manifest
 from alexnet_deploy.parity_report import (
     Accuracy,
     ClassRow,
@@ -31,6 +31,7 @@ from alexnet_deploy.parity_report import (
     judged,
 )
 from alexnet_deploy.pictures import UNLABELLED, PictureSet
+from alexnet_deploy.preprocess import framing
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.statistics import PairedDifference, paired_difference, rate
 from alexnet_deploy.types import OutputKind, Progress, silent
@@ -111,7 +112,7 @@ def compare(reference: Answers, candidate: Answers, gates: Gates | None = None) 
         pictures=reference.data,
         trained_on=_from_the_same(candidate.manifest.pictures, candidate.data),
         calibrated_on=candidate.calibrated_on,
-        same_preprocessing=reference.manifest.preprocess == candidate.manifest.preprocess,
+        same_preprocessing=_same_preprocessing(reference.manifest, candidate.manifest),
         reference_accuracy=accuracy(reference) if labelled else None,
         candidate_accuracy=accuracy(candidate) if labelled else None,
         difference=_difference(reference, candidate) if labelled else None,
@@ -136,6 +137,13 @@ def _agree(left: Answers, right: Answers) -> npt.NDArray[np.bool_]:
     ours = left.predictions
     same: npt.NDArray[np.bool_] = (ours == right.predictions) & (ours != NO_ANSWER)
     return same
+
+
+def _same_preprocessing(ours: Manifest, theirs: Manifest) -> bool:
+    """Whether both turn a picture into the same input. What a graph that takes pixels does with them is its own affair."""
+    if "uint8" in (ours.input.dtype, theirs.input.dtype):
+        return framing(ours.preprocess) == framing(theirs.preprocess)
+    return ours.preprocess == theirs.preprocess
 
 
 def _from_the_same(used: DataReference | None, measured: DataReference) -> bool:

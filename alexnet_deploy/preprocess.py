@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from alexnet_deploy.errors import InputError, PictureError
 from alexnet_deploy.manifest import Preprocess
@@ -126,6 +127,12 @@ def normalise(pixels: Pixels, recipe: Preprocess) -> Batch:
         np.multiply(pixels[..., channel], gain[channel], out=plane)
         plane += offset[channel]
     return out
+
+
+def framing(recipe: Preprocess) -> Preprocess:
+    """What is left of a recipe where the graph itself takes uint8 (N, H, W, 3) RGB: resize and crop."""
+    pixels = {"scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "channel_order": "rgb", "layout": "nhwc"}
+    return structs.replace(recipe, **pixels)
 
 
 def prepare(pixels: Pixels, recipe: Preprocess) -> Pixels:
@@ -264,6 +271,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16-bit greyscale; "I" is how Pillow opens some of them
         wide = np.asarray(picture).astype(np.int64)
+        wide[wide == picture.info.get("transparency")] = 0xFFFF  # a PNG may name one level that lets the white through
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")

@@ -15,9 +15,10 @@ from tiny import LABELS, SIZE, tiny_artifact, tiny_graph
 from tiny_pictures import picture_set
 
 from alexnet_deploy.answers import Answers, batch_invariance, truth
+from alexnet_deploy.artifact import write_artifact
 from alexnet_deploy.errors import DataError, InputError
 from alexnet_deploy.manifest import CalibrationRecord, DataReference, Manifest, Preprocess, picture_digits
-from alexnet_deploy.onnx_graph import save_graph
+from alexnet_deploy.onnx_graph import adopt, save_graph
 from alexnet_deploy.parity import accuracy, agreement_matrix, compare, evaluate, verify, verify_all
 from alexnet_deploy.parity_report import Gates
 from alexnet_deploy.ran import Ran
@@ -295,13 +296,22 @@ def test_different_preprocessing_is_said(tmp_path: Path) -> None:
     one = tiny_artifact(tmp_path / "one.onnx")
     other = Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0))
     manifest = structs.replace(one.manifest, preprocess=other, file="two.onnx")
-    from alexnet_deploy.artifact import write_artifact
-
     two = write_artifact(tmp_path / "two.onnx", manifest, one.path.read_bytes())
     with Runtime(one.path) as reference, Runtime(two.path) as candidate:
         found = verify(reference, candidate, picture_set(8))
     assert not found.same_preprocessing
     assert found.error.max_abs > 0
+
+
+def test_a_graph_that_prepares_pictures_itself_is_not_said_to_do_it_otherwise(tmp_path: Path) -> None:
+    floats = tiny_artifact(tmp_path / "floats.onnx")
+    pixels = adopt(floats.path, floats.manifest.preprocess, output=tmp_path / "pixels.onnx", pixels_in=True)
+    squeezed = structs.replace(pixels.manifest, preprocess=structs.replace(pixels.manifest.preprocess, resize=2 * SIZE))
+    other = write_artifact(tmp_path / "other.onnx", squeezed, pixels.path.read_bytes())
+    runtimes = [Runtime(artifact.path) for artifact in (floats, pixels, other)]
+    found = verify_all(runtimes[0], runtimes[1:], picture_set(8))
+    assert [report.same_preprocessing for report in found.reports] == [True, False]
+    assert not any("pixels.onnx preprocesses" in note for note in notes(found))
 
 
 def test_evaluation_needs_labels_and_counts_classes(tmp_path: Path) -> None:

@@ -69,6 +69,11 @@ def test_a_colour_that_stands_for_transparency_is_white(mode: str, kind: str, cl
     assert decode(encoded(picture, kind, transparency=clear))[0].tolist() == [[255] * 3, [9] * 3]
 
 
+def test_one_level_of_16_bits_may_stand_for_transparency_too() -> None:
+    picture = Image.fromarray(np.array([[30000, 30001]], np.uint16))
+    assert decode(encoded(picture, "PNG", transparency=30000))[0].tolist() == [[255] * 3, [30001 >> 8] * 3]
+
+
 def test_exif_rotation_is_applied() -> None:
     picture = gradient()
     exif = Image.Exif()

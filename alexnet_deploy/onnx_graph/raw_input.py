@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import structs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from alexnet_deploy.manifest import Preprocess
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.normalise import BATCH_AXIS
+from alexnet_deploy.preprocess import framing
 
 INPUT = "pixels"
 PREFIX = "preprocess"  # of the names of the nodes put in; `quantization/half.py` leaves them in float32
@@ -60,7 +60,7 @@ def accept_pixels(model: ModelProto, recipe: Preprocess) -> Preprocess:
     pixels = helper.make_tensor_value_info(chain.first, TensorProto.UINT8, [_batch(graph), recipe.height, recipe.width, 3])
     graph.input[0].CopyFrom(pixels)
     edit.drop_unused(graph)
-    return structs.replace(recipe, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", layout="nhwc")
+    return framing(recipe)
 
 
 def _rows(channels: npt.NDArray[np.float32], recipe: Preprocess) -> npt.NDArray[np.float32]:
