@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.errors import BackendError, ModelError
+from alexnet_deploy.errors import ArtifactMissing, BackendError, ModelError
 from alexnet_deploy.onnx_graph import edit, running
 from alexnet_deploy.onnx_graph.session import GraphRunner, fused_operators
 from tests.small_nets import SIZE, alexnet_like
@@ -43,13 +45,23 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.isfinite(runner.run(BATCH)[0]).all()
 
 
-def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("open_", [GraphRunner, running.function])
+def test_a_disk_without_room_is_named_and_not_the_graph(
+    open_: Callable[[ModelProto], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Path, *_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(BackendError, match="No space left"):
+    with pytest.raises(ArtifactMissing, match=r"^the graph cannot be written to .* for a moment: No space left"):
+        open_(alexnet_like())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_folder_for_temporary_files_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ArtifactMissing, match="expected a folder for temporary files with room for"):
         GraphRunner(alexnet_like())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from alexnet_deploy.errors import ModelError
+from alexnet_deploy.errors import ArtifactMissing, ModelError
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.session import GraphRunner
 
@@ -23,6 +23,7 @@ def function(model: ModelProto) -> Function:
 
     Raises:
         ModelError: the graph cannot be loaded.
+        ArtifactMissing: there is no room for temporary files.
     """
     open_ = _by_onnxruntime if find_spec("onnxruntime") else _by_onnx
     run = _translated(open_, model)
@@ -47,5 +48,7 @@ def _translated(call: Callable[[Any], Any], argument: Any) -> Any:
     """`call(argument)`; a graph that cannot be run says so in one way, whoever was to run it."""
     try:
         return call(argument)
+    except ArtifactMissing:  # no room for it in the folder for temporary files, which is no fault of the graph's
+        raise
     except Exception as error:  # onnx's evaluator raises whatever its operators do
         raise ModelError(f"the graph does not run: {edit.first_line(error)}", expected="a graph that onnxruntime runs") from error

@@ -8,8 +8,10 @@ would be held three times over while the session opens.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from alexnet_deploy.errors import BackendError, BackendMissing
+from alexnet_deploy.errors import ArtifactMissing, BackendError, BackendMissing
 from alexnet_deploy.onnx_graph import edit
 
 Array = npt.NDArray[Any]
@@ -26,6 +28,7 @@ _FATAL_ONLY = 4  # errors are raised, and told by who catches them
 _UNSAFE_IN_HALF = ["MatmulTransposeFusion"]
 _APART_BYTES = 4096  # smaller weights, and shapes, which onnxruntime wants to see while it opens the graph, stay in it
 _PAGE = 4096
+NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class GraphRunner:
@@ -50,10 +53,14 @@ class GraphRunner:
         self._input = self._session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def run(self, batch: Array) -> list[Array]:
-        """Every output for one batch, in the order of `outputs`. Raises BackendError with onnxruntime's own words."""
+    def run(self, batch: Array, given: Mapping[str, Array] = NOTHING) -> list[Array]:
+        """Every output for one batch, in the order of `outputs`. Raises BackendError with onnxruntime's own words.
+
+        Args:
+            given: the graph's other inputs, where it has been made to take any.
+        """
         try:
-            return [np.asarray(value) for value in self._session.run(None, {self._input: batch})]
+            return [np.asarray(value) for value in self._session.run(None, {self._input: batch, **given})]
         except Exception as error:  # onnxruntime's classes share no base but Exception
             raise BackendError(
                 f"onnxruntime could not run the graph: {edit.first_line(error)}",
@@ -75,8 +82,15 @@ def fused_operators(model: ModelProto) -> list[str]:
 
 def _open(ort: Any, model: ModelProto, options: Any, outputs: Sequence[str] = ()) -> Any:
     options.log_severity_level = _FATAL_ONLY
-    with tempfile.TemporaryDirectory(prefix="alexnet-deploy-") as folder:
-        path = _write(model, outputs, Path(folder))
+    with ExitStack() as held:
+        try:
+            path = _write(model, outputs, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-deploy-"))))
+        except OSError as error:
+            raise ArtifactMissing(
+                f"the graph cannot be written to {tempfile.tempdir or 'any folder'} for a moment: {error.strerror}",
+                expected=f"a folder for temporary files with room for {model.ByteSize() / 1e6:.0f} MB",
+                fix="TMPDIR=FOLDER with more room",
+            ) from error
         try:
             return ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNSAFE_IN_HALF
@@ -96,28 +110,21 @@ def _write(model: ModelProto, outputs: Sequence[str], folder: Path) -> Path:
     graph.input.extend(model.graph.input)
     own = {value.name: value for value in model.graph.output}
     graph.output.extend([own.get(name, ValueInfoProto(name=name)) for name in outputs] or model.graph.output)
-    try:
-        with (folder / "weights").open("wb") as file:
-            for tensor in model.graph.initializer:
-                raw = tensor.raw_data
-                if len(raw) < _APART_BYTES:
-                    graph.initializer.append(tensor)
-                    continue
-                offset = file.seek(-(-file.tell() // _PAGE) * _PAGE)  # mapped memory begins at pages
-                file.write(raw)
-                apart = graph.initializer.add(
-                    name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
-                )
-                for key, value in (("location", "weights"), ("offset", offset), ("length", len(raw))):
-                    apart.external_data.add(key=key, value=str(value))
-        path = folder / "graph.onnx"
-        path.write_bytes(light.SerializeToString())
-    except OSError as error:
-        raise BackendError(
-            f"the graph cannot be written to {folder.parent} for a moment: {error.strerror}",
-            expected=f"room for {model.ByteSize() / 1e6:.0f} MB",
-            fix="TMPDIR=FOLDER with more room",
-        ) from error
+    with (folder / "weights").open("wb") as file:
+        for tensor in model.graph.initializer:
+            raw = tensor.raw_data
+            if len(raw) < _APART_BYTES:
+                graph.initializer.append(tensor)
+                continue
+            offset = file.seek(-(-file.tell() // _PAGE) * _PAGE)  # mapped memory begins at pages
+            file.write(raw)
+            apart = graph.initializer.add(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
+            )
+            for key, value in (("location", "weights"), ("offset", offset), ("length", len(raw))):
+                apart.external_data.add(key=key, value=str(value))
+    path = folder / "graph.onnx"
+    path.write_bytes(light.SerializeToString())
     return path
 
 
