@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -171,8 +171,9 @@ def _load_on(artifact: Artifact, running: Artifact, name: str, options: Options)
             expected=" or ".join(line.devices),
             fix=f"device={line.devices[0]!r}, or another backend",
         )
-    with suppress(Exception):  # `load` says what is missing
-        import_module(line.needs)  # now: beside the hashing, both would wait for the interpreter's lock
+    if running.manifest.kind != "plan":  # beside the hashing, both would wait for the interpreter's lock
+        with suppress(ImportError):  # `load` says what is missing
+            import_module(line.needs)
     with nullcontext() if is_foreign(running) else _hash_checked(running):
         backend, huge_pages = open_engine(line.backend(), running, options)
     return Loaded(artifact, running, backend, options, huge_pages)
@@ -215,19 +216,22 @@ def _hash_checked(artifact: Artifact) -> Iterator[None]:
 def _beside(check: Callable[[], None]) -> Iterator[None]:
     """Checks in a thread beside the block; what it raises is the error even where the block has failed first."""
     wrong: list[Exception] = []
+    ended = _thread.allocate_lock()  # no threading.Thread: Ctrl-C in the middle of its Python would leave its locks taken
+    ended.acquire()
 
     def run() -> None:
         try:
             check()
         except Exception as error:
             wrong.append(error)
+        finally:
+            ended.release()
 
-    thread = threading.Thread(target=run, name="alexnet-deploy-sha256")
-    thread.start()
+    _thread.start_new_thread(run, ())
     try:
         yield
     finally:
-        thread.join()
+        ended.acquire()
         if wrong:
             raise wrong[0]
 

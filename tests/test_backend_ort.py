@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -118,6 +120,45 @@ def test_an_engine_that_fails_within_a_call_says_so_and_what_helps(tmp_path: Pat
             np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
     with Runtime(path, backend=backend) as runtime:
         np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_time_limit_that_ends_a_call_is_not_taken_for_an_error_of_the_engine(tmp_path: Path, backend: str) -> None:
+    """As task queues have them: a signal handler that raises an exception of its own, wherever the program is."""
+    pytest.importorskip(backend)
+    path = tiny_artifact(tmp_path / "m.onnx").path
+
+    class TimeIsUp(Exception):
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeIsUp
+
+    Runtime(path, backend=backend).close()  # msgspec, reading the first manifest of all, would take the exception for its own
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for tenths_ms in range(1, 60):
+            with pytest.raises(TimeIsUp):
+                signal.setitimer(signal.ITIMER_REAL, tenths_ms / 10_000)
+                while signal.getitimer(signal.ITIMER_REAL)[0]:
+                    with Runtime(path, backend=backend) as runtime:
+                        runtime.logits(float_batch(64))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are text on this system")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_folder_whose_name_is_no_utf8_is_no_obstacle(tmp_path: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    folder = tmp_path / os.fsdecode(b"na\xefve")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with Runtime(tiny_artifact(folder / "m.onnx").path, backend=backend) as runtime:
+        assert runtime.logits(float_batch(1)).shape == (1, 7)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork on this system")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -123,6 +124,15 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Releases everything. Runtime calls it once, with no `run` under way."""
+
+
+def own_errors(module: str) -> tuple[type[Exception], ...]:
+    """What an engine raises: the classes of its module, which share no base, and Python's own that C++'s become.
+
+    Whatever else comes out of a call is somebody else's, of a signal handler that ends what takes too long, say, and must pass.
+    """
+    own = (kind for kind in vars(import_module(module)).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, TypeError, ValueError, MemoryError)
 
 
 def missing(backend: str, error: ImportError) -> BackendMissing:

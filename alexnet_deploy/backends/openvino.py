@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
+from alexnet_deploy.backends.base import Backend, Options, batch_of, missing, own_errors
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, ModelError
 from alexnet_deploy.types import TensorSpec
 
+_ERRORS_HOME = "openvino.frontend"
 _DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8"}
 
 
@@ -35,6 +36,7 @@ class OpenVinoBackend(Backend):
         self.input = _only(compiled.inputs, "input", artifact)
         self.output = _only(compiled.outputs, "output", artifact)
         self.batch = batch_of(self.input, artifact)
+        self._errors = own_errors(_ERRORS_HOME)
 
     @classmethod
     def load(cls, artifact: Artifact, options: Options) -> OpenVinoBackend:
@@ -53,7 +55,7 @@ class OpenVinoBackend(Backend):
             model = reader.convert(reader.load(str(artifact.path)))
             with _signal_stack_kept():
                 compiled = openvino.Core().compile_model(model, "CPU", settings)
-        except Exception as error:
+        except own_errors(_ERRORS_HOME) as error:
             raise ArtifactCorrupt(
                 f"openvino cannot load {artifact.path}: {_sentence(error)}", expected="a whole, valid ONNX graph"
             ) from error
@@ -62,7 +64,7 @@ class OpenVinoBackend(Backend):
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         try:
             result = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)
-        except Exception as error:
+        except self._errors as error:
             raise BackendError(
                 f"openvino failed on a batch of {batch.shape}: {_sentence(error)}",
                 # Whatever it is asked behind a call that failed fails too, by a new request as well (seen in 2026.4.1).

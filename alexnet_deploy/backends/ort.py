@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.backends.base import Backend, Options, batch_of, missing
+from alexnet_deploy.backends.base import Backend, Options, batch_of, missing, own_errors
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.gpu import gpus, problem
 from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.types import GraphForm, Precision, TensorSpec
 
 _FLOAT32 = np.dtype(np.float32)
+_ERRORS_HOME = "onnxruntime.capi.onnxruntime_pybind11_state"
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _WARNINGS = 2  # onnxruntime's own default
@@ -47,6 +50,7 @@ class OnnxRuntimeBackend(Backend):
         self.output = _only(session.get_outputs(), "output", artifact)
         self.batch = batch_of(self.input, artifact)
         self._outputs = [self.output.name]
+        self._errors = own_errors(_ERRORS_HOME)
 
     @classmethod
     def load(cls, artifact: Artifact, options: Options) -> OnnxRuntimeBackend:
@@ -69,12 +73,12 @@ class OnnxRuntimeBackend(Backend):
         try:
             with _quiet(onnxruntime) if options.device == "cuda" else contextlib.nullcontext():
                 session = onnxruntime.InferenceSession(
-                    artifact.path,
+                    _source(artifact.path),
                     settings,
                     providers=[(provider, _CUDA_OPTIONS if options.device == "cuda" else {})],
                     disabled_optimizers=_UNSAFE_IN_HALF if _holds_half(artifact.manifest) else None,
                 )
-        except Exception as error:  # onnxruntime's errors share no base class of their own
+        except own_errors(_ERRORS_HOME) as error:
             raise _load_error(error, artifact) from error
         # A provider that does not start is replaced by the CPU without an error: look at what really came.
         if session.get_providers()[0] != provider:
@@ -88,7 +92,7 @@ class OnnxRuntimeBackend(Backend):
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         try:
             (output,) = self._session.run(self._outputs, {self.input.name: batch})
-        except Exception as error:
+        except self._errors as error:
             raise BackendError(
                 f"onnxruntime failed on a batch of {batch.shape}: {_sentence(error)}",
                 fix="smaller batches, if memory is what it lacks",
@@ -97,6 +101,15 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         self._session = None
+
+
+def _source(path: Path) -> Path | bytes:
+    """What onnxruntime loads a graph from: its path, or all of it where that is no UTF-8, which onnxruntime cannot be told."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return path
 
 
 def _spinning(version: str) -> tuple[str, str]:
