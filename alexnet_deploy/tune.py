@@ -161,7 +161,7 @@ def tune(
             notes.append(
                 f"thin layers were not tried: they need {'--max-drop' if calibration else 'pictures to fit to, --calib'}"
             )
-        files = list(_files(artifacts, folder, four_bit, thin_for, notes.append, progress))
+        files = list(_files(artifacts, folder, batch, four_bit, thin_for, notes.append, progress))
         ranked = _screen(files, batch, seconds, progress)
         judged = _judge(ranked, reference or artifacts[0], pictures, max_drop, progress)
         judged = _time_in_turns(judged, batch, seconds)
@@ -208,6 +208,7 @@ class _Tried:
 def _files(
     artifacts: Sequence[Artifact],
     folder: Path,
+    batch: int,
     four_bit: bool,
     calibration: PictureSet | None,
     told: Callable[[str], None],
@@ -220,7 +221,7 @@ def _files(
         runs = twin or artifact
         if runs.manifest.sha256 in seen:
             continue
-        forms = other_forms(runs, folder, four_bit=four_bit, calibration=calibration, told=told, progress=progress)
+        forms = other_forms(runs, folder, batch=batch, four_bit=four_bit, calibration=calibration, told=told, progress=progress)
         for form in chain([runs], forms):
             if form.manifest.sha256 not in seen:  # thin layers of two sizes may come to the same rank
                 seen.add(form.manifest.sha256)

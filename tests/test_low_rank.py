@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alexnet_deploy.artifact import Artifact
-from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.onnx_graph import adopt, edit, load_graph
 from alexnet_deploy.onnx_graph.session import GraphRunner
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.quantization import cpu_forms
 from alexnet_deploy.quantization.cpu_forms import other_forms
 from alexnet_deploy.quantization.directions import directions_of
-from alexnet_deploy.quantization.low_rank import RANK_STEP, MostLost, observe, to_low_rank
+from alexnet_deploy.quantization.low_rank import to_low_rank
+from alexnet_deploy.quantization.wide import RANK_STEP, observe
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import GraphForm, Precision
 from tests.tiny import LABELS, SIZE, tiny_artifact
@@ -147,15 +147,12 @@ def token_network(folder: Path) -> Artifact:
     return tiny_artifact(folder / "tokens.onnx", graph=model)
 
 
-NEARLY_NOTHING = MostLost(connected=1e-4, convolutions=1e-4)
-
-
 def test_few_directions_are_found_and_lose_nothing(tmp_path: Path, pictures: PictureSet) -> None:
     whole = wide_network(tmp_path, noise=0)
     layers = observe(whole, pictures)
     assert list(layers) == ["hidden"]  # the last layer is too narrow to be made of two
-    assert layers["hidden"].rank(NEARLY_NOTHING) == RANK_STEP["Gemm"]
-    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, NEARLY_NOTHING)
+    assert layers["hidden"].directions.lost[RANK_STEP["Gemm"]] < 1e-4
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, {"hidden": RANK_STEP["Gemm"]})
     assert [layer.layer for layer in thin.manifest.layers] == ["wide.in", "wide.out", "last"]
     assert thin.manifest.size_bytes < whole.manifest.size_bytes / 4
     assert "wide 64" in thin.manifest.notes
@@ -165,16 +162,16 @@ def test_few_directions_are_found_and_lose_nothing(tmp_path: Path, pictures: Pic
 def test_tokens_along_the_first_axis_are_those_of_all_pictures(tmp_path: Path, pictures: PictureSet) -> None:
     whole = token_network(tmp_path)
     layers = observe(whole, pictures)
-    assert layers["hidden"].rank(NEARLY_NOTHING) == RANK_STEP["Gemm"]
-    assert error(whole, to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(connected=1e-4))) < 1e-3
+    assert layers["hidden"].places == SIZE * SIZE // 4
+    assert error(whole, to_low_rank(whole, tmp_path / "thin.onnx", layers, {"hidden": RANK_STEP["Gemm"]})) < 1e-3
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolutions_become_one_with_fewer_channels_and_one_of_1_x_1(tmp_path: Path, pictures: PictureSet, bias: bool) -> None:
     whole = deep_network(tmp_path, bias=bias)
     layers = observe(whole, pictures)
-    assert {name: layer.rank(NEARLY_NOTHING) for name, layer in layers.items()} == {"c1": 16, "c2": 16}
-    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, NEARLY_NOTHING)
+    assert [layer.places for layer in layers.values()] == [SIZE**2, (SIZE // 2) * (SIZE - 1)]
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", layers, {"c1": 16, "c2": 16})
     assert [layer.layer for layer in thin.manifest.layers] == ["first.in", "first.out", "second.in", "second.out", "last"]
     stored = edit.initialisers(load_graph(thin.path).graph)
     assert stored["second.in.weight"].dims == [16, 64, 3, 2]
@@ -186,16 +183,16 @@ def test_convolutions_of_several_groups_are_left_whole(tmp_path: Path, pictures:
     assert list(observe(deep_network(tmp_path, grouped=2), pictures)) == ["c1"]
 
 
-def test_nothing_to_be_lost_leaves_layers_of_that_kind_whole(tmp_path: Path, pictures: PictureSet) -> None:
+def test_layers_without_a_rank_stay_whole(tmp_path: Path, pictures: PictureSet) -> None:
     whole = deep_network(tmp_path)
-    layers = observe(whole, pictures)
-    assert [layer.rank(MostLost(connected=0.5)) for layer in layers.values()] == [None, None]
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", observe(whole, pictures), {"c2": 16})
+    assert [layer.layer for layer in thin.manifest.layers] == ["first", "second.in", "second.out", "last"]
 
 
 def test_numbers_between_are_0_on_average_and_of_one_size(tmp_path: Path, pictures: PictureSet) -> None:
     """So that one INT8 scale fits them all."""
     whole = deep_network(tmp_path)
-    thin = to_low_rank(whole, tmp_path / "thin.onnx", observe(whole, pictures), NEARLY_NOTHING)
+    thin = to_low_rank(whole, tmp_path / "thin.onnx", observe(whole, pictures), {"c1": 16, "c2": 16})
     runner = GraphRunner(load_graph(thin.path), ["first.in"])
     (batch, _), *_ = pictures.batches(thin.manifest.preprocess, 64)
     (between,) = runner.run(batch)
@@ -212,11 +209,8 @@ def test_a_graph_that_takes_pixels_is_fed_pixels(tmp_path: Path, pictures: Pictu
     np.testing.assert_allclose(found.directions.mean, mean, atol=1e-4 * np.abs(mean).max())
 
 
-def test_less_may_be_lost_by_more_directions(tmp_path: Path, pictures: PictureSet) -> None:
+def test_what_lies_outside_of_more_directions_is_less(tmp_path: Path, pictures: PictureSet) -> None:
     directions = observe(wide_network(tmp_path, noise=3), pictures)["hidden"].directions
-    ranks = [directions.rank(lost, step=1) for lost in (0.1, 0.01, 0.0005)]
-    assert ranks == sorted(ranks)
-    assert ranks[0] < ranks[-1]
     assert (np.diff(directions.lost) <= 1e-5).all()
     assert np.allclose(directions.axes.T @ directions.axes, np.eye(HIDDEN), atol=1e-3)
 
@@ -229,21 +223,14 @@ def test_outputs_are_what_their_directions_and_their_mean_say(outputs: int, hidd
     mean = 10 * random.standard_normal(outputs).astype(np.float32)
     samples = random.standard_normal((80, places, hidden)).astype(np.float32) @ basis + mean
     found = directions_of(samples, basis)
-    rank = found.rank(1e-4, step=1)
-    assert rank <= min(hidden, outputs)
+    rank = min(hidden, outputs)
+    assert found.lost[rank - 1] <= 1e-4
     axes = found.axes[:, :rank]
     told = (samples - found.mean) @ axes @ axes.T + found.mean
     assert np.square(told - samples).sum() <= 2e-4 * np.square(samples - mean).sum()
 
 
-def test_what_would_not_get_thinner_is_refused(tmp_path: Path, pictures: PictureSet) -> None:
-    whole = wide_network(tmp_path, noise=3)
-    layers = observe(whole, pictures)
-    with pytest.raises(ModelError, match="no layer that gets thinner"):
-        to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(1e-9, 1e-9))
-    with pytest.raises(InputError, match=r"200\.00% of fully connected"):
-        to_low_rank(whole, tmp_path / "thin.onnx", layers, MostLost(connected=2))
-    assert not (tmp_path / "thin.onnx").exists()
+def test_narrow_layers_are_none_to_make_thinner(tmp_path: Path, pictures: PictureSet) -> None:
     assert observe(tiny_artifact(tmp_path / "narrow.onnx"), pictures) == {}
 
 
@@ -254,7 +241,7 @@ def test_thin_forms_are_int8_graphs_for_the_cpu_and_name_all_pictures_that_they_
     whole = wide_network(tmp_path, noise=0)
     (tmp_path / "forms").mkdir()
     forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))
-    assert [form.path.name for form in forms] == ["wide.thin.int8.cpu.onnx"]  # all shares come to the same rank here
+    assert [form.path.name for form in forms] == ["wide.thin3.int8.cpu.onnx"]  # all of them come to the same rank here
     for form in forms:
         assert (form.manifest.precision, form.manifest.form) == (Precision.INT8, GraphForm.CPU)
         assert {layer.precision for layer in form.manifest.layers} == {Precision.INT8}
@@ -263,16 +250,3 @@ def test_thin_forms_are_int8_graphs_for_the_cpu_and_name_all_pictures_that_they_
         assert record is not None
         assert (record.data.count, record.shared(pictures.content_hashes())) == (64, len(pictures))
     assert list(other_forms(whole, tmp_path / "forms")) == []  # without pictures there is nothing to fit to
-
-
-def test_each_share_of_the_convolutions_variance_is_a_form(
-    tmp_path: Path, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_forms, "CALIBRATED_ON", 64)
-    shares = {"thin": (0.5, 0.0), "thin1": (0.0, 0.001), "thin500": (0.0, 0.5)}  # of connected layers, which it has not, first
-    monkeypatch.setattr(cpu_forms, "THIN_LAYERS_LOSE", shares)
-    whole = deep_network(tmp_path)
-    (tmp_path / "forms").mkdir()
-    forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))
-    assert [form.path.name for form in forms] == ["deep.thin1.int8.cpu.onnx"]  # no layer for the first; nothing new in the last
-    assert error(whole, forms[0]) < 0.1

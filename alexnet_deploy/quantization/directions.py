@@ -28,11 +28,6 @@ class Directions:
     axes: Float32
     lost: Float32
 
-    def rank(self, most_lost: float, step: int) -> int:
-        """The fewest directions, by steps of `step`, that lose no more; all of them where no fewer do."""
-        enough = np.flatnonzero(self.lost <= most_lost)
-        return min(-(-(int(enough[0]) + 1) // step) * step, len(self.mean)) if len(enough) else len(self.mean)
-
 
 def directions_of(samples: Float32, weights: Float32) -> Directions:
     """The directions of a layer's outputs.
