@@ -7,6 +7,7 @@ from pathlib import Path
 import foreign_models
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from foreign_models import ACCEPTED, REFUSED, SIZE, Net, save, trunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.artifact import Artifact, manifest_path
+from alexnet_deploy.cli import main
 from alexnet_deploy.errors import ArtifactCorrupt, ArtifactMissing, InputError, ModelError
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import Manifest, Preprocess
@@ -24,6 +26,8 @@ from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.onnx_graph.statistics import statistics
 from alexnet_deploy.preprocess import normalise as preprocess
+from alexnet_deploy.quantization.quantize import quantize
+from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.types import BatchRange, OutputKind, Precision
 
 
@@ -74,6 +78,141 @@ def test_what_is_no_image_classifier_is_refused_in_one_sentence(name: str, tmp_p
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("inside", [True, False])
+def test_floats_of_any_width_become_float32(dtype: type, inside: bool, tmp_path: Path) -> None:
+    """`inside`: float32 comes in and goes out, and is cast."""
+    width = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    net = Net()
+    data = net.node("Cast", "data", to=width) if inside else "data"
+    result = net.head(trunk(net, data), 16)
+    model = net.model(net.node("Cast", result, to=TensorProto.FLOAT) if inside else result)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    if not inside:
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.elem_type = width
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    adopted = load_graph(artifact.path)
+    assert not list(edit.nodes_of(adopted.graph, "Cast"))
+    assert {tensor.data_type for tensor in adopted.graph.initializer} == {TensorProto.FLOAT}
+    assert artifact.manifest.precision is Precision.FP32
+    assert artifact.manifest.input.dtype == "float32"
+    shown = random_input(adopted)
+    expected = ReferenceEvaluator(model).run(None, {"data": shown.astype(np.float32 if inside else dtype)})[0]
+    np.testing.assert_allclose(
+        function(adopted)(shown), expected, atol=(0.01 if dtype is np.float16 else 1e-4) * np.abs(expected).max()
+    )
+
+
+def two_heads() -> ModelProto:
+    """The same trunk with two heads, called age and kind."""
+    net = Net()
+    data = trunk(net)
+    for name in ("age", "kind"):
+        net.node("Identity", net.head(data, 16))
+        net.nodes[-1].output[0] = name
+    model = net.model("age")
+    model.graph.output.append(helper.make_tensor_value_info("kind", TensorProto.FLOAT, ["N", 10]))
+    return model
+
+
+@pytest.mark.parametrize("head", ["age", "kind"])
+def test_of_several_heads_one_is_named(head: str, tmp_path: Path) -> None:
+    path = save(two_heads(), tmp_path / "model.onnx")
+    words = ["adopt", str(path), "--preset", "zero-to-one", "--head", head, "-o", str(tmp_path / "one.onnx")]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    adopted = load_graph(tmp_path / "one.onnx")
+    shown = random_input(adopted)
+    assert [output.name for output in adopted.graph.output] == [head]
+    assert len(list(edit.nodes_of(adopted.graph, "Gemm"))) == 1
+    np.testing.assert_allclose(function(adopted)(shown), function(two_heads(), head)(shown), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head", "says"), [(None, "one that is plainly"), ("colour", "one called colour")])
+def test_a_head_that_cannot_be_told_is_asked_for(head: str | None, says: str, tmp_path: Path) -> None:
+    path = save(two_heads(), tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=rf"2 outputs \(age, kind\); expected {says}.*--head NAME"):
+        adopt(path, foreign_models.RECIPE, head=head)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "dtype"), [("ArgMax", {"axis": 1}, TensorProto.INT64), ("ReduceMax", {"axes": [1]}, TensorProto.FLOAT)]
+)
+def test_an_output_beside_the_answer_is_dropped(kind: str, attributes: dict[str, object], dtype: int, tmp_path: Path) -> None:
+    """MLPerf's ResNet gives the best class before all of them, others its score."""
+    net = Net()
+    result = net.head(trunk(net), 16)
+    model = net.model(result)
+    model.graph.node.append(helper.make_node(kind, [result], ["beside"], **attributes))
+    model.graph.output.insert(0, helper.make_tensor_value_info("beside", dtype, ["N", 1]))
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    assert artifact.manifest.output.name == result
+    assert "other outputs dropped" in artifact.manifest.notes
+
+
+@pytest.mark.parametrize("axes", [[1], [1, 2], [2, 3, 4], [1, 3]])
+def test_axes_of_length_1_are_taken_out_of_the_answer(axes: list[int], tmp_path: Path) -> None:
+    net = Net()
+    result = net.head(trunk(net), 16)
+    shape: list[int | str] = ["N", 10]
+    for axis in axes:
+        shape.insert(axis, 1)
+    model = net.model(net.node("Unsqueeze", result, net.constant(axes, np.int64)), output_shape=tuple(shape))
+    adopted = load_graph(adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE).path)
+    shown = random_input(adopted)
+    np.testing.assert_allclose(function(adopted)(shown), function(model)(shown).reshape(2, 10), rtol=1e-4, atol=1e-5)
+
+
+def test_the_answer_to_a_single_picture_may_come_without_a_batch(tmp_path: Path) -> None:
+    net = Net()
+    alone = net.node("Squeeze", net.head(trunk(net), 16), net.constant([0], np.int64))
+    model = net.model(alone, input_shape=(1, 3, SIZE, SIZE), output_shape=(10,))
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    assert (artifact.manifest.output.shape, artifact.manifest.batch) == ((1, 10), BatchRange(1, 1, 1))
+
+
+def test_a_batch_that_is_only_said_to_be_open_is_fixed_to_one(tmp_path: Path) -> None:
+    """As an exporter writes it that was asked for an open batch and traced the size of its example."""
+    net = Net()
+    flat = net.node("Reshape", trunk(net), net.constant([1, 16 * 8 * 8], np.int64))
+    artifact = adopt(save(net.model(net.gemm(flat, 16 * 8 * 8)), tmp_path / "model.onnx"), foreign_models.RECIPE)
+    assert artifact.manifest.batch == BatchRange(1, 1, 1)
+    assert artifact.manifest.notes.endswith("batch fixed to 1")
+
+
+def test_rows_that_depend_on_each_other_are_refused_as_that(tmp_path: Path) -> None:
+    """As batch normalisation in training mode, and dynamic quantisation, leave them."""
+    net = Net()
+    result = net.head(trunk(net), 16)
+    model = net.model(net.node("Sub", result, net.node("ReduceMean", result, axes=[0])))
+    with pytest.raises(ModelError, match=r"depends on its neighbours .*evaluation mode"):
+        adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+
+
+def probabilities_by_hand(kind: str) -> ModelProto:
+    net = Net()
+    if kind == "softmax":
+        powers = net.node("Exp", net.head(trunk(net), 16))
+        return net.model(net.node("Div", powers, net.node("ReduceSum", powers, net.constant([1], np.int64))))
+    flat = net.node("Flatten", net.node("GlobalAveragePool", trunk(net)))
+    yes = net.node("Sigmoid", net.gemm(flat, 16, 1))
+    no = net.node("Sub", net.constant([1.0], np.float32), yes)
+    return net.model(net.node("Concat", no, yes, axis=1), output_shape=("N", 2))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "yes or no"])
+def test_probabilities_are_known_by_their_sum_whatever_made_them(kind: str, tmp_path: Path) -> None:
+    model = probabilities_by_hand(kind)
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    half = quantize(artifact, tmp_path / "half.onnx", Precision.FP16)
+    shown = random_input(load_graph(artifact.path))
+    for made in (artifact, half):
+        assert made.manifest.output_kind is OutputKind.PROBABILITIES
+        with Runtime(made.path) as runtime:
+            np.testing.assert_allclose(runtime.predict(shown), function(model)(shown), atol=1e-2)
 
 
 def test_batch_normalisation_after_a_convolution_is_folded_and_elsewhere_kept() -> None:

@@ -49,6 +49,7 @@ class PreprocessOptions:
     crop: tuple[int, int] | None = None
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     labels: Path | None = None
+    head: str | None = None
 
     @property
     def given(self) -> bool:
@@ -156,9 +157,10 @@ def adopt_with(path: Path, pictures_as: PreprocessOptions, output: Path, *, pixe
     from alexnet_deploy.onnx_graph import adopt, describe, load_graph, normalise
 
     graph = load_graph(path)
-    normalise(graph)
+    normalise(graph, head=pictures_as.head)
     takes, _, _ = describe(graph)
-    return adopt(path, pictures_as.recipe(takes), pictures_as.read_labels(), output, pixels_in=pixels_in)
+    recipe = pictures_as.recipe(takes)
+    return adopt(path, recipe, pictures_as.read_labels(), output, pixels_in=pixels_in, head=pictures_as.head)
 
 
 def _for_each(numbers: tuple[float, ...], channels: int | None) -> tuple[float, ...]:
@@ -198,4 +200,5 @@ _OPTIONS = (
     click.option("--crop", callback=_size, metavar="HxW", help="What the network takes.  [as the graph's input has it]"),
     click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "nearest"]), help="[bilinear]"),
     click.option("--labels", type=click.Path(path_type=Path, dir_okay=False), help="Text file, one label a line."),
+    click.option("--head", metavar="NAME", help="Of several outputs, the one to take.  [the only one of (N, classes)]"),
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto
 
 from alexnet_deploy.artifact import Artifact
@@ -18,9 +17,10 @@ from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.files import load_graph, save_graph
 from alexnet_deploy.onnx_graph.normalise import normalise
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
-from alexnet_deploy.onnx_graph.running import function
+from alexnet_deploy.onnx_graph.running import Batch, function
+from alexnet_deploy.onnx_graph.widths import to_float32
 from alexnet_deploy.preprocess import normalise as to_input
-from alexnet_deploy.types import BatchRange, TensorSpec
+from alexnet_deploy.types import BatchRange, OutputKind, TensorSpec
 
 MAX_BATCH = 64
 _TOLERANCE = 1e-4  # of the largest output: folding rounds differently, nothing else may differ
@@ -33,6 +33,7 @@ def adopt(
     output: str | Path | None = None,
     *,
     pixels_in: bool = False,
+    head: str | None = None,
 ) -> Artifact:
     """Makes an artifact of any single-input ONNX classifier; the file itself is left as it is.
 
@@ -44,6 +45,7 @@ def adopt(
         labels: one a class, or none.
         output: where the artifact goes; None for `<stem>.adopted.onnx` beside the original.
         pixels_in: put the recipe into the graph, which then takes uint8 (N, H, W, 3) RGB.
+        head: of several outputs, the one with the classes; None where only one can be it.
 
     Raises:
         ArtifactError: it is broken, no classifier, or cannot be brought into the dialect.
@@ -55,9 +57,9 @@ def adopt(
         raise InputError(f"{target} is the original", expected="another name for the normalised graph", fix="-o OTHER.onnx")
     original = load_graph(path)
     try:
-        model, batch, changes = _normalised(original, preprocess, open_batch=True)
+        model, adds_up, batch, changes = _normalised(original, preprocess, head, open_batch=True)
     except ModelError:
-        model, batch, changes = _normalised(original, preprocess, open_batch=False)
+        model, adds_up, batch, changes = _normalised(original, preprocess, head, open_batch=False)
     if pixels_in or describe(model)[0].dtype == "uint8":
         preprocess = accept_pixels(model, preprocess)
     given, result, kind = describe(model)
@@ -67,7 +69,7 @@ def adopt(
         kind="onnx",
         input=given,
         output=result,
-        output_kind=kind,
+        output_kind=OutputKind.PROBABILITIES if adds_up else kind,
         preprocess=preprocess,
         batch=batch,
         labels=tuple(labels),
@@ -77,19 +79,38 @@ def adopt(
     return save_graph(model, target, manifest)
 
 
-def _normalised(original: ModelProto, recipe: Preprocess, *, open_batch: bool) -> tuple[ModelProto, BatchRange, list[str]]:
-    """The graph in the dialect, proven to answer as the original does, the batches it takes, and what was changed."""
+def _normalised(
+    original: ModelProto, recipe: Preprocess, head: str | None, *, open_batch: bool
+) -> tuple[ModelProto, bool, BatchRange, list[str]]:
+    """The graph in the dialect, proven to answer as the original does.
+
+    Returns:
+        The graph; whether its answers add up to 1, as probabilities do; the batches it takes; what was changed.
+    """
     model = ModelProto()
     model.CopyFrom(original)
-    changes = normalise(model, open_batch=open_batch)
+    changes = normalise(model, open_batch=open_batch, head=head)
     given, _, _ = describe(model)
     _check_recipe(given, recipe)
     # An open height or width becomes the recipe's.
     for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], recipe.input_shape, strict=True):
         axis.dim_value = length
-    _prove(original, model, given, recipe)
+    if not open_batch and _batch(model) is None and not _runs(model, _noise(given, recipe, 2)):
+        # Exporters write down an open batch for whoever asks, and sizes of the one picture that they traced beside it.
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        changes.append("batch fixed to 1")
+    adds_up = _prove(original, model, given, recipe)
     fixed = _batch(model)
-    return model, BatchRange(fixed, fixed, fixed) if fixed else BatchRange(1, 8, MAX_BATCH), changes
+    return model, adds_up, BatchRange(fixed, fixed, fixed) if fixed else BatchRange(1, 8, MAX_BATCH), changes
+
+
+def _runs(model: ModelProto, pictures: Batch) -> bool:
+    try:
+        function(model)(pictures)
+    except ModelError:
+        return False
+    return True
 
 
 def _check_recipe(given: TensorSpec, recipe: Preprocess) -> None:
@@ -117,16 +138,19 @@ def _batch(model: ModelProto) -> int | None:
     return (edit.dims(pictures.type) or (None,))[0]
 
 
-def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: Preprocess) -> None:
+def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: Preprocess) -> bool:
     """Runs both graphs on the same noise, and the new one on more pictures at once than the original takes.
+
+    Returns:
+        Whether all answers add up to 1, as probabilities do, whatever they were made by.
 
     Raises:
         ModelError: they disagree, or the answer for a picture depends on its neighbours.
     """
-    held = _batch(original) or 1
-    count = _batch(model) or 2 * held
+    count = _batch(model) or 2 * (_batch(original) or 1)
+    held = _batch(original) or count
     pictures = _noise(given, recipe, count)
-    answer = function(original)
+    answer = function(_in_float32(original), model.graph.output[0].name)
     expected = np.concatenate([answer(pictures[i : i + held]) for i in range(0, count, held)])
     expected = expected.reshape(count, -1)
     if not np.isfinite(expected).all():
@@ -146,10 +170,23 @@ def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: P
     others = _noise(given, recipe, count, seed=1)
     others[0] = pictures[0]
     if not np.abs(normalised(others)[0] - found[0]).max() <= limit:
-        raise ModelError("the answer for a picture depends on its neighbours in the batch", expected="rows that stand alone")
+        raise ModelError(
+            "the answer for a picture depends on its neighbours in the batch",
+            expected="rows that stand alone",
+            fix="export it in evaluation mode; of a graph that was quantised dynamically, take the one in float32",
+        )
+    return bool((found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=_TOLERANCE))
 
 
-def _noise(given: TensorSpec, recipe: Preprocess, count: int, seed: int = 0) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+def _in_float32(model: ModelProto) -> ModelProto:
+    """A copy that computes in float32: onnxruntime has few of its operators in other widths, and those round as they like."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    to_float32(copy)
+    return copy
+
+
+def _noise(given: TensorSpec, recipe: Preprocess, count: int, seed: int = 0) -> Batch:
     """Pictures of noise, as the graph takes them: enough to compare two graphs with each other."""
     generator = np.random.default_rng(seed)
     if given.dtype == "uint8":

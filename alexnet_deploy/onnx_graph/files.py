@@ -22,6 +22,7 @@ from alexnet_deploy.manifest import Manifest
 from alexnet_deploy.onnx_graph import edit
 from alexnet_deploy.onnx_graph.classifier import describe
 from alexnet_deploy.onnx_graph.precisions import layer_precisions
+from alexnet_deploy.types import OutputKind
 
 MAX_FILE_BYTES = (2 << 30) - 1  # protobuf's own limit for one message
 MAX_TENSOR_ELEMENTS = 1 << 28  # 1 GiB of float32 a picture: ten times the largest tensor of any classifier in use
@@ -118,7 +119,8 @@ def _holds_its_shape(tensor: TensorProto) -> bool:
 def save_graph(model: ModelProto, path: str | Path, manifest: Manifest) -> Artifact:
     """Checks a graph in full, strips it of local paths and other metadata, and writes it with its manifest.
 
-    What can be read from the graph is: kind, input, output, output_kind and layers of `manifest` are replaced.
+    What can be read from the graph is: kind, input, output and layers of `manifest` are replaced, and logits become
+    probabilities where there is a softmax at the end (there are other ways to make some).
 
     Raises:
         ModelError: the checker refuses the graph, or it is no classifier; nothing is written.
@@ -130,6 +132,8 @@ def save_graph(model: ModelProto, path: str | Path, manifest: Manifest) -> Artif
     strip_metadata(model)
     check(model)
     given, result, kind = describe(model)
+    if kind is OutputKind.LOGITS:
+        kind = manifest.output_kind
     manifest = structs.replace(
         manifest, kind="onnx", input=given, output=result, output_kind=kind, layers=layer_precisions(model)
     )

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
@@ -112,18 +112,22 @@ def _evaluate(node: NodeProto, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.N
         ) from error
 
 
-def drop_no_ops(graph: GraphProto) -> bool:
-    """Identity, Dropout, 1x1 pooling and the like are taken out. Returns whether there were any."""
-    dead = [node for node in graph.node if _does_nothing(node) and edit.bypass(graph, node)]
+def drop_no_ops(model: ModelProto) -> bool:
+    """Identity, Dropout, 1x1 pooling, a Cast to the same type and the like are taken out. Returns whether there were any."""
+    graph, types = model.graph, edit.value_types(model)
+    dead = [node for node in graph.node if _does_nothing(node, types) and edit.bypass(graph, node)]
     if dead:
         edit.remove_nodes(graph, dead)
     return bool(dead)
 
 
-def _does_nothing(node: NodeProto) -> bool:
+def _does_nothing(node: NodeProto, types: dict[str, TypeProto]) -> bool:
     match node.op_type:
         case "Identity" | "Dropout":  # Dropout at inference; its mask is never read in a classifier
             return True
+        case "Cast":
+            given = types.get(node.input[0])
+            return given is not None and bool(given.tensor_type.elem_type == attribute(node, "to"))
         case "AveragePool" | "MaxPool":
             once = (*attribute(node, "kernel_shape", [0]), *attribute(node, "strides", [1]))
             return all(n == 1 for n in once) and not any(attribute(node, "pads", [0])) and len(node.output) == 1

@@ -1,18 +1,20 @@
 """Any exporter's graph to the one dialect that the other rooms read.
 
-Afterwards: opset 20 or later, every weight an initialiser under its own name and none of them a graph input, no Constant,
-Identity, Dropout or foldable BatchNormalization, no local functions, no constant weights of a Gemm with alpha or beta, or read
-in two layouts, an open batch where the graph allows it, an output of rank 2, every node named.
+Afterwards: opset 20 or later, all floats float32, every weight an initialiser under its own name and none of them a graph
+input, no Constant, Identity, Dropout or foldable BatchNormalization, no local functions, no constant weights of a Gemm with
+alpha or beta, or read in two layouts, an open batch where the graph allows it, one output, of rank 2, every node named.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, inliner, version_converter
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit, fold
+from alexnet_deploy.onnx_graph.answer import choose_head, flatten_output
 from alexnet_deploy.onnx_graph.edit import array, attribute
+from alexnet_deploy.onnx_graph.widths import to_float32
 
 OPSET = 20
 IR_VERSION = 10  # what onnxruntime 1.20 and TensorRT 10.3 read
@@ -20,12 +22,13 @@ BATCH_AXIS = "batch"
 _MAX_ROUNDS = 8
 
 
-def normalise(model: ModelProto, *, open_batch: bool = True) -> list[str]:
+def normalise(model: ModelProto, *, open_batch: bool = True, head: str | None = None) -> list[str]:
     """Brings a checked graph into the dialect, in place.
 
     Args:
         model: as `load_graph` gives it.
         open_batch: make the batch dynamic; whether that was right shows when it is run.
+        head: of several outputs, the one to keep; None for the only one that has a number for each class.
 
     Returns:
         What was changed, one phrase each, for people.
@@ -37,14 +40,18 @@ def normalise(model: ModelProto, *, open_batch: bool = True) -> list[str]:
     if model.functions:
         model.CopyFrom(inliner.inline_local_functions(model))
         changes.append("local functions inlined")
+    model.graph.ClearField("value_info")
+    if to_float32(model):
+        changes.append("all floats made float32")
     if _weights_are_no_inputs(model.graph):
         changes.append("weights no longer listed as inputs")
     model.ir_version = max(model.ir_version, IR_VERSION)  # before IR 4, onnx wants weights to be inputs
     if edit.opset(model) < OPSET:
         changes.append(f"opset {edit.opset(model)} to {OPSET}")
         raise_opset(model, OPSET)
-    model.graph.ClearField("value_info")
-    if _flatten_output(model):
+    if choose_head(model, head):
+        changes.append("other outputs dropped")
+    if flatten_output(model):
         changes.append("output flattened to (N, classes)")
     if open_batch and _open_batch(model.graph):
         changes.append("batch made dynamic")
@@ -64,7 +71,7 @@ def tidy(model: ModelProto) -> list[str]:
             changes["unused parts dropped"] = None
         if fold.constants_to_initialisers(model):
             changes["constants folded"] = None
-        if fold.drop_no_ops(model.graph):
+        if fold.drop_no_ops(model):
             changes["operations without effect dropped"] = None
         if fold.products_to_gemm(model):
             changes["MatMul to Gemm"] = None
@@ -106,24 +113,6 @@ def _weights_are_no_inputs(graph: GraphProto) -> bool:
     for index in reversed(listed):
         del graph.input[index]
     return bool(listed)
-
-
-def _flatten_output(model: ModelProto) -> bool:
-    """Appends a Flatten where the output is (N, classes, 1, 1), as fully convolutional classifiers have it."""
-    graph = model.graph
-    if len(graph.output) != 1:
-        return False
-    old = graph.output[0]
-    shape = edit.dims(edit.value_types(model).get(old.name, old.type))
-    if shape is None or len(shape) <= 2 or any(n != 1 for n in shape[2:]):
-        return False
-    inner = edit.fresh_name(graph, f"{old.name}.unflattened")
-    for node in graph.node:
-        node.output[:] = [inner if name == old.name else name for name in node.output]
-    edit.rename_reads(graph, old.name, inner)
-    graph.node.append(helper.make_node("Flatten", [inner], [old.name], name=edit.fresh_name(graph, "flatten"), axis=1))
-    old.CopyFrom(helper.make_tensor_value_info(old.name, old.type.tensor_type.elem_type, list(shape[:2])))
-    return True
 
 
 def _open_batch(graph: GraphProto) -> bool:

@@ -18,36 +18,38 @@ Batch = npt.NDArray[Any]
 Function = Callable[[Batch], npt.NDArray[np.float32]]
 
 
-def function(model: ModelProto) -> Function:
-    """The graph as a function from one batch to its only output. It raises ModelError where the graph does not run.
+def function(model: ModelProto, output: str = "") -> Function:
+    """The graph as a function from one batch to its first output, or another one.
+
+    The function raises ModelError where the graph does not run.
 
     Raises:
         ModelError: the graph cannot be loaded.
         ArtifactMissing: there is no room for temporary files.
     """
     open_ = _by_onnxruntime if find_spec("onnxruntime") else _by_onnx
-    run = _translated(open_, model)
+    run = _translated(open_, model, output or model.graph.output[0].name)
     return lambda batch: np.asarray(_translated(run, batch))
 
 
-def _by_onnxruntime(model: ModelProto) -> Callable[[Batch], Batch]:
-    runner = GraphRunner(model)
+def _by_onnxruntime(model: ModelProto, output: str) -> Callable[[Batch], Batch]:
+    runner = GraphRunner(model, [output])
     return lambda batch: runner.run(batch)[0]
 
 
-def _by_onnx(model: ModelProto) -> Callable[[Batch], Batch]:
+def _by_onnx(model: ModelProto, output: str) -> Callable[[Batch], Batch]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(model)
     weights = edit.initialisers(model.graph)
     name = next(value.name for value in model.graph.input if value.name not in weights)
-    return lambda batch: np.asarray(evaluator.run(None, {name: batch})[0])
+    return lambda batch: np.asarray(evaluator.run([output], {name: batch})[0])
 
 
-def _translated(call: Callable[[Any], Any], argument: Any) -> Any:
-    """`call(argument)`; a graph that cannot be run says so in one way, whoever was to run it."""
+def _translated(call: Callable[..., Any], *arguments: Any) -> Any:
+    """`call(*arguments)`; a graph that cannot be run says so in one way, whoever was to run it."""
     try:
-        return call(argument)
+        return call(*arguments)
     except ArtifactMissing:  # no room for it in the folder for temporary files, which is no fault of the graph's
         raise
     except Exception as error:  # onnx's evaluator raises whatever its operators do
