@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from sys import is_finalizing
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -132,7 +133,7 @@ def in_threads(
             while True:
                 tasks.get_nowait()  # what nobody will ask for
         tasks.put(None)
-        for _ in range(started):
+        for _ in range(0 if is_finalizing() else started):  # at the interpreter's end they run no more, wherever they are
             ended.get()
 
 

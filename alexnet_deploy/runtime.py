@@ -8,6 +8,7 @@ with Runtime("models/alexnet.int8.plan") as runtime:
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import threading
@@ -407,9 +408,10 @@ def _open(
 
 
 def softmax(logits: Logits) -> Probabilities:
-    """float32 (N, classes) to probabilities; the largest is subtracted first, so that nothing overflows."""
-    exponentials = logits - np.maximum.reduce(logits, axis=1, keepdims=True, initial=-np.inf)
-    np.exp(exponentials, out=exponentials)
+    """float32 (N, classes) to probabilities; the largest is subtracted first, so that none overflows, and hopeless ones are 0."""
+    with np.errstate(over="ignore", under="ignore"):
+        exponentials = logits - np.maximum.reduce(logits, axis=1, keepdims=True, initial=-np.inf)
+        np.exp(exponentials, out=exponentials)
     exponentials /= np.add.reduce(exponentials, axis=1, keepdims=True)
     return exponentials
 
@@ -420,6 +422,13 @@ _alive: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for runtime in list(_alive):
         runtime._forked()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Daemon threads are waited for that are in an engine: one that came back to no interpreter would abort the process."""
+    for runtime in list(_alive):
+        runtime._door.close()
 
 
 if hasattr(os, "register_at_fork"):

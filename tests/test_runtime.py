@@ -433,7 +433,7 @@ class TestAnswers:
         )
     )
     def test_softmax_of_any_finite_logits_is_a_distribution_in_their_order(self, logits: npt.NDArray[np.float32]) -> None:
-        with np.errstate(over="ignore"):  # the difference of two numbers near the limits
+        with np.errstate(all="raise"):  # as an application may set it: one class that is out of the question is no error
             found = softmax(logits)
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
         assert (found >= 0).all()
@@ -592,6 +592,30 @@ def test_it_runs_where_torch_and_onnx_cannot_be_imported(tiny: Artifact) -> None
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.stdout.strip() == f"(2, {len(LABELS)})", done.stderr
     assert done.stderr == ""
+
+
+_ENDS_WHILE_A_DAEMON_COMPUTES = """
+def compute_for_ever():
+    with contextlib.suppress(AlexnetDeployError):
+        while True:
+            runtime.predict(np.zeros((64, 3, 16, 16), np.float32))
+
+for _ in range(3):
+    threading.Thread(target=compute_for_ever, daemon=True).start()
+time.sleep(0.2)
+"""
+_ENDS_WITH_ANSWERS_NOT_TAKEN = """
+answers = runtime.classify_each(np.zeros((16, 16, 3), np.uint8) for _ in itertools.count())
+next(answers)
+"""
+
+
+@pytest.mark.parametrize("script", [_ENDS_WHILE_A_DAEMON_COMPUTES, _ENDS_WITH_ANSWERS_NOT_TAKEN])
+def test_a_program_ends_in_peace_whatever_it_leaves_open(tiny: Artifact, script: str) -> None:
+    head = "import contextlib, itertools, sys, threading, time\nimport numpy as np\nfrom alexnet_deploy import AlexnetDeployError, Runtime\n"
+    code = f"{head}runtime = Runtime(sys.argv[1])\n{script}"
+    done = subprocess.run([sys.executable, "-c", code, tiny.path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_onnxruntime_is_kept_from_reporting_usage() -> None:
