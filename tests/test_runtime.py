@@ -612,9 +612,14 @@ next(answers)
 
 @pytest.mark.parametrize("script", [_ENDS_WHILE_A_DAEMON_COMPUTES, _ENDS_WITH_ANSWERS_NOT_TAKEN])
 def test_a_program_ends_in_peace_whatever_it_leaves_open(tiny: Artifact, script: str) -> None:
-    head = "import contextlib, itertools, sys, threading, time\nimport numpy as np\nfrom alexnet_deploy import AlexnetDeployError, Runtime\n"
-    code = f"{head}runtime = Runtime(sys.argv[1])\n{script}"
-    done = subprocess.run([sys.executable, "-c", code, tiny.path], capture_output=True, text=True, timeout=60)
+    head = """
+import contextlib, itertools, sys, threading, time
+import numpy as np
+from alexnet_deploy import AlexnetDeployError, Runtime
+
+runtime = Runtime(sys.argv[1])
+"""
+    done = subprocess.run([sys.executable, "-c", head + script, tiny.path], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
