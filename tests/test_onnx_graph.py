@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import foreign_models
@@ -260,9 +261,16 @@ def test_what_nobody_reads_is_not_folded_into_the_answer(tmp_path: Path) -> None
     np.testing.assert_allclose(function(adopted)(random_input(model)), function(model)(random_input(model)), rtol=1e-4, atol=1e-5)
 
 
-def test_an_inspected_graph_that_only_needs_flattening_is_told_who_flattens_it() -> None:
-    with pytest.raises(ModelError, match="alexnet-deploy adopt"):
-        describe(foreign_models.fully_convolutional().model)
+def half_precision() -> ModelProto:
+    model = foreign_models.residual().model
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+@pytest.mark.parametrize("maker", [lambda: foreign_models.fully_convolutional().model, half_precision, two_heads])
+def test_an_inspected_graph_that_adopt_would_take_is_told_so(maker: Callable[[], ModelProto]) -> None:
+    with pytest.raises(ModelError, match="alexnet-deploy adopt, which"):
+        describe(maker())
 
 
 def test_a_batch_that_cannot_be_opened_stays_fixed(tmp_path: Path) -> None:

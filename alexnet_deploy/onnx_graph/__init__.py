@@ -3,6 +3,8 @@
 files.py       load_graph, save_graph: checked on the way in and on the way out
 classifier.py  describe: the input, the output, and what the output means
 normalise.py   any exporter's graph to the one dialect that the other rooms read
+answer.py      one output of (N, classes), of whatever a graph gives
+widths.py      floats of other widths become float32
 fold.py        constants, BatchNormalization and no-ops folded away
 edit.py        the small words that all of them are made of
 precisions.py  what each Conv and Gemm really computes in

@@ -25,7 +25,7 @@ def choose_head(model: ModelProto, head: str | None) -> bool:
         return False
     else:
         types = edit.value_types(model)
-        fitting = [output.name for output in outputs if _classes(types.get(output.name, output.type)) is not None]
+        fitting = [output.name for output in outputs if classes_of(types.get(output.name, output.type)) is not None]
     if len(fitting) != 1:
         raise ModelError(
             f"the graph has {len(names)} outputs ({', '.join(names[:8])}{', …' if len(names) > 8 else ''})",
@@ -49,7 +49,7 @@ def flatten_output(model: ModelProto) -> bool:
         return False
     old = graph.output[0]
     kind = edit.value_types(model).get(old.name, old.type)
-    shape, classes = edit.dims(kind), _classes(kind)
+    shape, classes = edit.dims(kind), classes_of(kind)
     one_picture = (edit.dims(graph.input[0].type) or (None,))[0] == 1
     if shape is None or classes is None or len(shape) == 2 or (len(shape) == 1 and not one_picture):
         return False
@@ -63,7 +63,7 @@ def flatten_output(model: ModelProto) -> bool:
     return True
 
 
-def _classes(kind: TypeProto) -> int | None:
+def classes_of(kind: TypeProto) -> int | None:
     """How many classes an output has: the length of its only axis, but for the batch, that is longer than 1."""
     shape = edit.dims(kind)
     if not shape or kind.tensor_type.elem_type != TensorProto.FLOAT:

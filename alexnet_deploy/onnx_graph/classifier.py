@@ -7,6 +7,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.answer import classes_of
 from alexnet_deploy.types import OutputKind, TensorSpec
 
 _DTYPES = {
@@ -42,7 +43,11 @@ def describe(model: ModelProto) -> tuple[TensorSpec, TensorSpec, OutputKind]:
     if len(inputs) != 1:
         raise ModelError(f"the graph has {len(inputs)} inputs{_names(inputs)}", expected=_CLASSIFIER)
     if len(graph.output) != 1:
-        raise ModelError(f"the graph has {len(graph.output)} outputs{_names(graph.output)}", expected=_CLASSIFIER)
+        raise ModelError(
+            f"the graph has {len(graph.output)} outputs{_names(graph.output)}",
+            expected=_CLASSIFIER,
+            fix="alexnet-deploy adopt, which takes one of them" if graph.output else "",
+        )
     given, result = _input_spec(inputs[0]), _output_spec(model, graph.output[0])
     return given, result, _output_kind(model, result.name)
 
@@ -50,7 +55,7 @@ def describe(model: ModelProto) -> tuple[TensorSpec, TensorSpec, OutputKind]:
 def _input_spec(value: ValueInfoProto) -> TensorSpec:
     spec = _spec(value)
     if spec.dtype not in _INPUT_DTYPES:
-        raise ModelError(f"the graph's input is {spec}", expected=f"{' or '.join(_INPUT_DTYPES)} pictures")
+        raise ModelError(f"the graph's input is {spec}", expected=f"{' or '.join(_INPUT_DTYPES)} pictures", fix=_widened(spec))
     if len(spec.shape) != 4:
         raise ModelError(f"the graph's input is {spec}", expected=_CLASSIFIER)
     channels_first, channels_last = (spec.shape[1] in (1, 3)), (spec.shape[3] in (1, 3))
@@ -66,8 +71,8 @@ def _output_spec(model: ModelProto, value: ValueInfoProto) -> TensorSpec:
     value = onnx.helper.make_value_info(value.name, kind)
     spec = _spec(value)
     if spec.dtype != "float32":
-        raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)")
-    if len(spec.shape) > 2 and all(n == 1 for n in spec.shape[2:]):
+        raise ModelError(f"the graph's output is {spec}", expected="float32 (N, classes)", fix=_widened(spec))
+    if len(spec.shape) > 2 and classes_of(kind) is not None:
         raise ModelError(
             f"the graph's output is {spec}", expected="float32 (N, classes)", fix="alexnet-deploy adopt, which flattens it"
         )
@@ -76,6 +81,10 @@ def _output_spec(model: ModelProto, value: ValueInfoProto) -> TensorSpec:
     if spec.shape[1] < 2:
         raise ModelError(f"the graph's output is {spec}", expected="at least two classes")
     return spec
+
+
+def _widened(spec: TensorSpec) -> str:
+    return "alexnet-deploy adopt, which makes it float32" if "float" in spec.dtype else ""
 
 
 def logits_of(model: ModelProto) -> str:
