@@ -184,6 +184,17 @@ def test_a_batch_that_is_only_said_to_be_open_is_fixed_to_one(tmp_path: Path) ->
     assert artifact.manifest.notes.endswith("batch fixed to 1")
 
 
+def test_nodes_of_one_name_or_none_are_told_apart(tmp_path: Path) -> None:
+    """onnxruntime refuses such a graph; TensorRT and others do not, and names mean nothing."""
+    model = foreign_models.residual().model
+    for index, node in enumerate(model.graph.node):
+        node.name = "layer" if index % 2 else ""
+    adopted = load_graph(adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE).path)
+    names = [node.name for node in adopted.graph.node]
+    assert all(names)
+    assert len({*names}) == len(names)
+
+
 def test_rows_that_depend_on_each_other_are_refused_as_that(tmp_path: Path) -> None:
     """As batch normalisation in training mode, and dynamic quantisation, leave them."""
     net = Net()

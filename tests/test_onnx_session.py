@@ -72,6 +72,15 @@ def test_a_graph_that_cannot_run_is_refused_in_words() -> None:
         GraphRunner(graph).run(BATCH)
 
 
+def test_onnxruntime_is_quoted_without_its_prefix_and_the_file_that_is_gone() -> None:
+    graph = alexnet_like()
+    for node in graph.graph.node:
+        node.name = "twice"
+    with pytest.raises(BackendError) as caught:
+        GraphRunner(graph)
+    assert caught.value.found.startswith("onnxruntime refuses the graph: This is an invalid model. Error: two nodes with same")
+
+
 def test_as_a_function_a_graph_answers_alike_with_and_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = alexnet_like()
     usual = running.function(graph)(BATCH)

@@ -125,6 +125,19 @@ def drop_unused(graph: GraphProto) -> bool:
     return bool(unused or dead)
 
 
+def name_nodes(graph: GraphProto) -> None:
+    """Every node gets a name of its own: the one it has, or its output's."""
+    taken: set[str] = set()
+    for node in graph.node:
+        wish = node.name or next(filter(None, node.output), node.op_type)
+        name, count = wish, 0
+        while name in taken:
+            count += 1
+            name = f"{wish}_{count}"
+        node.name = name
+        taken.add(name)
+
+
 def fresh_name(graph: GraphProto, wish: str) -> str:
     """`wish`, or `wish_1`, `wish_2` and so on: a tensor name that the graph does not have yet."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}

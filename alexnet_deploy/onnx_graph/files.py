@@ -62,6 +62,7 @@ def load_graph(path: str | Path) -> ModelProto:
         _check_names(model)
         _load_external_data(model, path)
         _open_unknown_axes(model)
+        edit.name_nodes(model.graph)  # onnxruntime refuses names that come twice, which mean nothing
         check(model)
     except ModelError as error:
         raise ModelError(f"{path.name}: {error.found}", expected=error.expected, fix=error.fix) from error

@@ -58,7 +58,7 @@ def normalise(model: ModelProto, *, open_batch: bool = True, head: str | None = 
     changes += tidy(model)
     if fold.untie(model.graph):
         changes.append("tied weights stored twice")
-    _name_nodes(model.graph)
+    edit.name_nodes(model.graph)
     return changes
 
 
@@ -148,16 +148,3 @@ def _open_reshape(graph: GraphProto, node: NodeProto, held: int) -> None:
     if shape.ndim == 1 and len(shape) and shape[0] == held and node.input[0] not in edit.initialisers(graph):
         shape[0] = 0  # 0 copies the length of the data's own first axis
         node.input[1] = edit.add_initialiser(graph, edit.fresh_name(graph, f"{node.input[1]}.open"), shape.astype(np.int64))
-
-
-def _name_nodes(graph: GraphProto) -> None:
-    """Every node gets a name of its own: the one it has, or the name of its weights without `.weight`, or its output's."""
-    taken: set[str] = set()
-    for node in graph.node:
-        wish = node.name or node.output[0]
-        name, count = wish, 0
-        while name in taken:
-            count += 1
-            name = f"{wish}_{count}"
-        node.name = name
-        taken.add(name)

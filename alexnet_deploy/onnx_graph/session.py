@@ -63,7 +63,7 @@ class GraphRunner:
             return [np.asarray(value) for value in self._session.run(None, {self._input: batch, **given})]
         except Exception as error:  # onnxruntime's classes share no base but Exception
             raise BackendError(
-                f"onnxruntime could not run the graph: {edit.first_line(error)}",
+                f"onnxruntime could not run the graph: {_words(error)}",
                 expected="a graph that takes a batch of pictures of the shape in its manifest",
             ) from error
 
@@ -97,8 +97,13 @@ def _open(ort: Any, model: ModelProto, options: Any, outputs: Sequence[str] = ()
             )
         except Exception as error:
             raise BackendError(
-                f"onnxruntime refuses the graph: {edit.first_line(error)}", expected="operators that its CPU provider knows"
+                f"onnxruntime refuses the graph: {_words(error, path)}", expected="operators that its CPU provider knows"
             ) from error
+
+
+def _words(error: Exception, path: Path = Path()) -> str:
+    """What onnxruntime says, without "[ONNXRuntimeError] : 1 : FAIL : ", and without a file that nobody has ever seen."""
+    return edit.first_line(error, 400).rsplit(" : ", 1)[-1].removeprefix(f"Load model from {path} failed:")
 
 
 def _write(model: ModelProto, outputs: Sequence[str], folder: Path) -> Path:
