@@ -150,7 +150,8 @@ class Runtime:
         self._turn = nullcontext() if loaded.backend.concurrent else threading.Lock()
         self._waking = threading.Lock()
         log.info("%s runs on %s (%s); asked for %s, %s", self.running.path.name, self.backend, self.device, device, backend)
-        self._arguments = (path, device, backend, threads, preprocess, tuple(labels), output_kind, trust)
+        said: dict[str, Any] = {"preprocess": preprocess, "labels": tuple(labels), "output_kind": output_kind, "trust": trust}
+        self._open_anew = partial(type(self), path, device, backend, threads=threads, **said)
         _alive.add(self)
 
     def predict(self, batch: npt.NDArray[Any]) -> Probabilities:
@@ -302,7 +303,7 @@ class Runtime:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled as its arguments: a spawned worker opens the artifact anew."""
-        return _open, self._arguments
+        return self._open_anew, ()
 
     def _unknown_output(self) -> InputError:
         return InputError(
@@ -390,21 +391,6 @@ def _packed(path: str | Path, trust: str | Path | None) -> Artifact:
     from alexnet_deploy.package import open_package  # here: an application without packages starts 10 ms sooner
 
     return open_package(path, trust=trust)
-
-
-def _open(
-    path: str | Path,
-    device: str,
-    backend: str | None,
-    threads: int | None,
-    preprocess: Preprocess | None,
-    labels: Sequence[str],
-    output_kind: OutputKind | None,
-    trust: str | Path | None,
-) -> Runtime:
-    return Runtime(
-        path, device, backend, threads=threads, preprocess=preprocess, labels=labels, output_kind=output_kind, trust=trust
-    )
 
 
 def softmax(logits: Logits) -> Probabilities:

@@ -246,7 +246,7 @@ class Conformance:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
     def test_a_forked_process_answers_the_same_or_says_why_not(self, runtime: Runtime, artifact: Artifact) -> None:
-        batch = self.rows(artifact, 3)
+        batch = self.rows(artifact, LARGEST + 1)
         expected = runtime.logits(batch)
         answer = in_process("fork", runtime, batch)
         if BACKENDS[self.backend].backend().forkable:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import asyncio
+import copy
 import os
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from msgspec import structs
+from onnx import helper
 from PIL import Image
 
 from alexnet_deploy import loading
@@ -29,6 +33,7 @@ from alexnet_deploy.backends.fake import FakeBackend, write_fake
 from alexnet_deploy.errors import (
     ArtifactCorrupt,
     ArtifactMissing,
+    BackendError,
     BackendMissing,
     DeviceMissing,
     FallbackWarning,
@@ -232,9 +237,22 @@ class TestFiles:
         with pytest.raises(ModelError, match="2 labels for 7 classes"):
             Runtime(path, backend="onnxruntime", labels=("a", "b"))
 
-    def test_a_manifest_is_not_overruled_by_arguments(self, tiny: Artifact) -> None:
+    def test_a_copy_of_a_runtime_is_opened_with_all_that_was_said(self, tiny: Artifact, tmp_path: Path) -> None:
+        """Copied as it is pickled: for worker processes."""
+        path = tmp_path / "foreign.onnx"
+        path.write_bytes(tiny.path.read_bytes())
+        said: Any = {"preprocess": Preprocess(height=SIZE, width=SIZE), "labels": LABELS, "output_kind": OutputKind.LOGITS}
+        with Runtime(path, "cpu", "onnxruntime", threads=1, **said) as runtime, copy.copy(runtime) as other:
+            assert other is not runtime
+            assert (other.threads, other.manifest) == (1, runtime.manifest)
+            assert other.classify(picture_batch(2)) == runtime.classify(picture_batch(2))
+
+    @pytest.mark.parametrize(
+        "said", [{"labels": ("a",)}, {"preprocess": Preprocess(height=8, width=8)}, {"output_kind": OutputKind.LOGITS}]
+    )
+    def test_a_manifest_is_not_overruled_by_arguments(self, tiny: Artifact, said: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="has a manifest"):
-            Runtime(tiny.path, labels=("a",))
+            Runtime(tiny.path, **said)
 
     def test_files_of_other_kinds_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "model.pt"
@@ -401,6 +419,26 @@ class TestAnswers:
                 runtime.predict(float_batch(1))
             assert runtime.predict(float_batch(0)).shape == (0, len(LABELS))
 
+    @pytest.mark.parametrize("count", [2, 100])
+    def test_an_engine_that_gives_fewer_answers_than_pictures_is_an_error(self, tmp_path: Path, count: int) -> None:
+        """A graph that says it takes any batch, and gives the mean over it."""
+        graph = tiny_graph()
+        graph.graph.node.insert(4, helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[0], keepdims=1))
+        graph.graph.node[5].input[0] = "mean"
+        graph.opset_import[0].version = 17
+        with Runtime(tiny_artifact(tmp_path / "m.onnx", graph=graph).path) as runtime:
+            assert runtime.logits(float_batch(1)).shape == (1, len(LABELS))
+            with pytest.raises(BackendError, match=r"onnxruntime gave \(.*, 7\); expected"):
+                runtime.logits(float_batch(count))
+
+    def test_the_event_loop_goes_on_while_a_batch_is_computed(self, tiny: Artifact) -> None:
+        async def ask(runtime: Runtime) -> list[Any]:
+            return await asyncio.gather(*(runtime.apredict(float_batch(2)) for _ in range(4)))
+
+        with Runtime(tiny.path) as runtime:
+            for answer in asyncio.run(ask(runtime)):
+                np.testing.assert_array_equal(answer, runtime.predict(float_batch(2)))
+
     @pytest.mark.parametrize(
         ("smallest", "largest", "count"), [(4, 8, 1), (4, 8, 9), (7, 8, 9), (8, 8, 17), (1, 1, 3), (3, 5, 0)]
     )
@@ -519,6 +557,15 @@ class TestClassify:
             assert len(runtime.classify(str(tmp_path / "a.png"))) == 1  # type: ignore[arg-type]
             assert runtime.classify([]) == []
 
+    def test_of_classes_as_probable_as_each_other_the_first_comes_first(self, tmp_path: Path) -> None:
+        labels = tuple(f"label {number}" for number in range(1000))
+        black_is_zero = Preprocess(height=8, width=8, mean=(0.0, 0.0, 0.0))
+        path = write_fake(tmp_path / "m.onnx", labels=labels, preprocess=black_is_zero).path
+        with Runtime(path, backend="fake") as runtime:
+            (answer,) = runtime.classify([np.zeros((8, 8, 3), np.uint8)], top=1000)
+        assert len({probability for _, probability in answer}) == 1
+        assert tuple(label for label, _ in answer) == labels
+
     def test_more_classes_than_there_are_gives_all(self, tiny: Artifact) -> None:
         with Runtime(tiny.path) as runtime:
             (answer,) = runtime.classify(picture_batch(1), top=100)
@@ -563,7 +610,7 @@ class TestClassify:
             answers.close()  # type: ignore[attr-defined]
 
     def test_closed_while_somebody_still_takes_answers_it_says_so_and_its_threads_end(self, tiny: Artifact) -> None:
-        before = threading.active_count()
+        before = _thread._count()
         runtime = Runtime(tiny.path)
         answers = runtime.classify_each([picture_batch(1)[0]] * 50, batch_size=2, workers=2)
         next(answers)
@@ -571,7 +618,7 @@ class TestClassify:
         next(answers)  # the second of its batch was computed
         with pytest.raises(RuntimeClosed):
             next(answers)
-        until(lambda: threading.active_count() <= before)
+        until(lambda: _thread._count() <= before)
 
     @pytest.mark.parametrize("wrong", [{"top": 0}, {"top": 1.5}, {"batch_size": 0, "top": 1}, {"workers": -1, "top": 1}])
     def test_impossible_options_are_refused_at_once(self, tiny: Artifact, wrong: dict[str, Any]) -> None:
