@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from msgspec import structs
-from onnx import helper
+from onnx import ModelProto, helper
 from PIL import Image
 
 from alexnet_deploy import loading
@@ -48,6 +48,7 @@ from alexnet_deploy.gpu import gpus
 from alexnet_deploy.intake import all_finite, parts
 from alexnet_deploy.machine import cpu_name, usable_cores
 from alexnet_deploy.manifest import FileReference, Preprocess, TunedRecord
+from alexnet_deploy.preprocess import prepare
 from alexnet_deploy.runtime import Runtime, softmax
 from alexnet_deploy.types import BatchRange, OutputKind, Precision, TensorSpec
 from tests.conformance import in_process
@@ -71,6 +72,25 @@ def plan_with_twin(folder: Path) -> Artifact:
         width=SIZE,
         twin=FileReference(file=twin.path.name, sha256=twin.manifest.sha256),
     )
+
+
+def graph_taking(dtype: str, shape: list[int | None]) -> ModelProto:
+    """The tiny graph with another input, which it turns into its own; uint8 is (N, H, W, 3)."""
+    graph = tiny_graph()
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph.graph.input[0].CopyFrom(helper.make_tensor_value_info("input", kind, shape))
+    graph.graph.node[0].input[0] = "cast"
+    graph.graph.node.insert(0, helper.make_node("Cast", ["turned" if dtype == "uint8" else "input"], ["cast"], to=1))
+    if dtype == "uint8":
+        graph.graph.node.insert(0, helper.make_node("Transpose", ["input"], ["turned"], perm=[0, 3, 1, 2]))
+    return graph
+
+
+def saved(graph: ModelProto, folder: Path) -> Path:
+    """A graph in a file without a manifest."""
+    path = folder / "foreign.onnx"
+    path.write_bytes(graph.SerializeToString())
+    return path
 
 
 class TestChoosing:
@@ -236,6 +256,33 @@ class TestFiles:
             assert runtime.classify(picture_batch(2)) == Runtime(tiny.path).classify(picture_batch(2))
         with pytest.raises(ModelError, match="2 labels for 7 classes"):
             Runtime(path, backend="onnxruntime", labels=("a", "b"))
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64"])
+    def test_engines_of_other_floats_take_float32(self, tiny: Artifact, tmp_path: Path, dtype: str) -> None:
+        path = saved(graph_taking(dtype, [None, 3, SIZE, SIZE]), tmp_path)
+        with Runtime(path, backend="onnxruntime") as runtime, Runtime(tiny.path) as plain:
+            assert runtime.manifest.input.dtype == dtype
+            np.testing.assert_allclose(runtime.logits(float_batch(3)), plain.logits(float_batch(3)), rtol=0.01, atol=0.01)
+            with pytest.raises(InputError, match=rf"the batch is {dtype}; expected float32"):
+                runtime.logits(float_batch(3).astype(dtype))
+
+    def test_a_graph_of_any_height_and_width_takes_all_of_them(self, tmp_path: Path) -> None:
+        with Runtime(saved(graph_taking("float32", [None, 3, None, None]), tmp_path), backend="onnxruntime") as runtime:
+            for height, width in ((SIZE, SIZE), (20, 33)):
+                assert runtime.logits(float_batch(2, (3, height, width))).shape == (2, len(LABELS))
+            for wrong in ((4, SIZE, SIZE), (3, SIZE), (1, 3, SIZE, SIZE)):
+                with pytest.raises(InputError, match=r"expected \(N, 3, any, any\)"):
+                    runtime.logits(float_batch(2, wrong))
+
+    def test_a_graph_of_pixels_takes_pictures_as_somebody_says_they_are_meant(self, tmp_path: Path) -> None:
+        path = saved(graph_taking("uint8", [None, SIZE, SIZE, 3]), tmp_path)
+        recipe = Preprocess(height=SIZE, width=SIZE)
+        with Runtime(path, backend="onnxruntime") as unsaid, Runtime(path, backend="onnxruntime", preprocess=recipe) as runtime:
+            with pytest.raises(InputError, match="wants its pictures is not known"):
+                unsaid.logits(picture_batch(2, SIZE, SIZE))
+            np.testing.assert_array_equal(runtime.logits(picture_batch(2)), runtime.logits(prepare(picture_batch(2), recipe)))
+            with pytest.raises(InputError, match=r"the batch is float32; expected uint8 \(N, H, W, 3\)"):
+                runtime.logits(float_batch(2))
 
     def test_a_copy_of_a_runtime_is_opened_with_all_that_was_said(self, tiny: Artifact, tmp_path: Path) -> None:
         """Copied as it is pickled: for worker processes."""
