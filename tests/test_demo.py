@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import Demo
+from page_figures import Tables, figures
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.types import GraphForm, Precision
+from tests.browser import CHROMIUM, browser
 
 ARTIFACTS = {
     "alexnet.safetensors": (Precision.FP32, None),
@@ -90,6 +92,78 @@ def test_the_json_report_is_what_was_printed(demo: Demo) -> None:
         "verify",
         "benchmark",
     ]
+
+
+def test_a_figure_is_read_as_a_person_reads_it() -> None:
+    assert figures("87.8 %") == [0.87849]
+    assert figures("87.8 %") != [0.8786]
+    assert figures("2.9e-02") == [0.0294]
+    assert figures("-1.50 to +12.25") == [-1.499, 12.254]
+    assert figures("14.3 MB") == [14_349_000]
+    assert figures("1,459") != [1460]
+    assert figures("–") == []
+
+
+def test_the_page_shows_the_figures_of_the_json_and_no_others(demo: Demo) -> None:
+    summary, *timings, changes, errors, classes = Tables((demo.folder / "report.html").read_text()).tables
+    verified, speed = demo.report["verification"]["reports"], demo.report["speed"]["timings"]
+    candidates = [report["candidate"]["file"] for report in verified]
+    timed = {(timing["ran"]["file"], timing["batch"]): timing for timing in speed}
+
+    assert [row["name"] for row in summary] == list(ARTIFACTS)
+    for row, report in zip(summary, [None, *verified], strict=True):
+        file = row["name"]
+        accuracy = report["candidate_accuracy"] if report else verified[0]["reference_accuracy"]
+        assert figures(row["size"]) == [(demo.folder / file).stat().st_size]
+        assert figures(row["top-1"]) == [accuracy["top1"]["fraction"]]
+        assert figures(row["agree"]) == ([report["agreement"]["fraction"]] if report else [])
+        assert figures(row["max error"]) == ([report["error"]["relative"]] if report else [])
+        assert figures(row["ms at 1"]) == [timed[file, 1]["p50_ms"]]
+        assert figures(row["img/s at 32"]) == [timed[file, 32]["images_per_second"]]
+        assert figures(row["speed-up"]) == [timed[file, 1]["speed_up"]]
+
+    for batch, table in zip((1, 8, 32), timings, strict=True):
+        assert [row["name"] for row in table] == list(ARTIFACTS)
+        for row in table:
+            timing = timed[row["name"], batch]
+            for column, figure in (("p50 ms", "p50_ms"), ("p90 ms", "p90_ms"), ("p99 ms", "p99_ms"), ("runs", "runs")):
+                assert figures(row[column]) == [timing[figure]]
+            assert figures(row["images/s"]) == [timing["images_per_second"]]
+            assert figures(row["speed-up"]) == [timing["speed_up"]]
+            interval = timing["speed_up_interval"]
+            assert figures(row["95 %"]) == ([interval["low"], interval["high"]] if interval else [])
+
+    assert [row["name"] for row in changes] == [row["name"] for row in errors] == candidates
+    for change, error, report in zip(changes, errors, verified, strict=True):
+        paired, measured = report["difference"], report["error"]
+        assert figures(change["change, points"]) == [-100 * paired["drop"]]
+        assert figures(change["95 % interval"]) == [-100 * paired["interval"]["high"], -100 * paired["interval"]["low"]]
+        assert (figures(change["lost"]), figures(change["gained"])) == ([paired["lost"]], [paired["gained"]])
+        assert figures(change["McNemar"]) == [0.001 if "<" in change["McNemar"] else paired["p_value"]]
+        assert ("<" in change["McNemar"]) == (paired["p_value"] < 0.001)
+        assert figures(error["max, relative"]) == [measured["relative"]]
+        assert figures(error["max, absolute"]) == [measured["max_abs"]]
+        assert figures(error["mean"]) == [measured["mean_abs"]]
+        assert figures(error["cosine"]) == [measured["cosine"]]
+        assert figures(error["alone or in a batch"]) == [report["invariance"]["relative"]]
+        assert figures(error["SQNR"]) == ([] if measured["sqnr_db"] is None else [measured["sqnr_db"]])
+
+    for index, row in enumerate(classes):
+        for column, report in (("reference", verified[0]), *zip(candidates, verified, strict=True)):
+            counted = report["classes"][index]
+            assert (row["name"], figures(row["pictures"])) == (counted["label"], [counted["total"]])
+            right = counted["reference" if column == "reference" else "candidate"]
+            assert figures(row[column]) == [right / counted["total"]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_table_of_all_artifacts_is_seen_whole_on_a_usual_screen(demo: Demo, tmp_path: Path) -> None:
+    """Nine columns: whoever widens one, or adds another, hides the last ones behind a scroll bar."""
+    with browser(tmp_path / "profile") as page:
+        page.send("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        page.open((demo.folder / "report.html").as_uri())
+        hidden = page.value("[...document.querySelectorAll('.scroll')].slice(0, 1).map(s => s.scrollWidth - s.clientWidth)")
+    assert hidden == [0]
 
 
 def printed(report: dict[str, Any], width: int) -> str:
