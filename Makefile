@@ -16,7 +16,7 @@ demo: install
 	@command -v alexnet-deploy >/dev/null || echo 'First:  . .venv/bin/activate, which puts alexnet-deploy on your path'
 
 test: install browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check .

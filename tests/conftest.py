@@ -26,6 +26,8 @@ hypothesis.settings.load_profile("alexnet-deploy")
 
 # libgomp reads it when torch is imported. Its threads otherwise spin at barriers: 100 times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# numpy's OpenBLAS has no such policy: its second thread would burn more time than all the tests of quantisation take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     long = Path(__file__).parent / "stress"
     return True if collection_path.is_relative_to(long) and not config.getoption("--stress") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests marked slow begin first: begun last, one worker would sit idle while the other runs them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

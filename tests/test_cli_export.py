@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,15 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = build_model(ModelConfig(width=0.05, classes=10, input_size=64))
     checkpoint.save(model, folder / "net.safetensors", preprocess=Preprocess(height=64, width=64), labels=tuple("abcdefghij"))
-    environment = {**os.environ, "ALEXNET_DEPLOY_MODELS": str(folder), "COLUMNS": "100"}
-    done = subprocess.run(
-        [sys.executable, "-c", "from alexnet_deploy.cli import main; main()", "export", "--max-batch", "5"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    environment = {"ALEXNET_DEPLOY_MODELS": str(folder), "COLUMNS": "100"}
+    done = CliRunner().invoke(main, ["export", "--max-batch", "5"], env=environment)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert "compared  with PyTorch on 32 pictures of demo:test" in done.stdout
     return folder
 

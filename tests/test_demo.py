@@ -81,6 +81,11 @@ def test_a_plan_that_did_not_run_itself_is_said_to_be_its_twin(demo: Demo) -> No
             assert f"warning: {ran['file']}" in demo.stderr
 
 
+def test_no_library_speaks_among_our_own_lines(demo: Demo) -> None:
+    """PyTorch's exporter would, of what it translates; so would what a missing GPU makes nervous."""
+    assert {line.partition(": ")[0] for line in demo.stderr.splitlines()} <= {"note", "warning"}
+
+
 def test_the_json_report_is_what_was_printed(demo: Demo) -> None:
     written = json.loads((demo.folder / "report.json").read_text())
     assert written["verification"] == demo.report["verification"]

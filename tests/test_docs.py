@@ -104,6 +104,7 @@ def after_the_tutorial(tmp_path_factory: pytest.TempPathFactory, commands: Path,
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p != TUTORIAL], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_does_what_the_page_says(page: Path, after_the_tutorial: Path, commands: Path, tmp_path: Path) -> None:
     folder = tmp_path / "here"

@@ -41,7 +41,7 @@ def alone(settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     return load_file(train(settings, tmp_path_factory.mktemp("alone") / "m.safetensors").checkpoint)
 
 
-def start(output: Path, settings: TrainSettings, *options: str, restarts: int = 0) -> subprocess.Popen[str]:
+def start(output: Path, settings: TrainSettings, *options: str, restarts: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["--max-restarts", str(restarts), "-m", "training", "-o", str(output), "--json", *options]
     command += ["--augment", settings.policy]
@@ -57,22 +57,10 @@ def assert_same(found: Path, expected: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_would_and_one_of_them_speaks(
+def test_two_processes_one_of_which_was_killed_train_what_one_would(
     settings: TrainSettings, alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    output = tmp_path / "two.safetensors"
-    answer, messages = start(output, settings).communicate(timeout=SECONDS_TO_WAIT)
-    report = json.loads(answer)  # of one process: two would be no JSON
-    assert len(report["history"]) == settings.epochs
-    assert messages.count(f"epoch 1 of {settings.epochs}") == 1
-    assert_same(output, alone)
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".resume", ".tmp")]
-
-
-@pytest.mark.slow
-def test_after_a_worker_was_killed_torchrun_starts_again_and_training_goes_on(
-    settings: TrainSettings, alone: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+    """torchrun starts both again, training goes on, and one of them speaks."""
     output = tmp_path / "killed.safetensors"
     process = start(output, settings, "--save-seconds", "0", restarts=1)
     until = time.monotonic() + SECONDS_TO_WAIT
@@ -83,9 +71,10 @@ def test_after_a_worker_was_killed_torchrun_starts_again_and_training_goes_on(
     os.kill(worker_of(process.pid, rank=1), signal.SIGKILL)
     answer, messages = process.communicate(timeout=SECONDS_TO_WAIT)
     assert process.returncode == 0, messages
-    assert len(json.loads(answer)["history"]) == settings.epochs
+    assert len(json.loads(answer)["history"]) == settings.epochs  # of one process: two would be no JSON
     assert messages.count("epoch 1 of") == 2  # told again by the process that went on, not trained again
     assert_same(output, alone)
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".resume", ".tmp")]
 
 
 def worker_of(parent: int, rank: int) -> int:

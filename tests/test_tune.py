@@ -241,6 +241,7 @@ def test_the_command_shows_a_table(tmp_path: Path, one_thread: None) -> None:
     assert "keeps the choice" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell what others do")
 def test_a_busy_machine_is_warned_of(tmp_path: Path, one_thread: None) -> None:
     artifact, page = tiny_artifact(tmp_path / "m.onnx"), tmp_path / "page.html"
