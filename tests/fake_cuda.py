@@ -371,6 +371,7 @@ class FakeEngine:
         self.weights = generator.standard_normal((size, int(output.shape[1] or 1))).astype(np.float32)
         self.enqueued: list[int] = []
         self.refuse = ""
+        self.stripped_bytes = -1  # TensorRT's answer for an engine that has all of its weights
 
     def answer(self, rows: Any) -> Any:
         """float32 (N, classes); bit for bit the same for a row, whatever stands beside it."""
@@ -392,6 +393,10 @@ class FakeEngine:
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, *self.get_tensor_shape(name)[1:]) for n in (self.batch.min, self.batch.opt, self.batch.max)]
+
+    def get_engine_stat(self, stat: str) -> int:
+        assert stat == "stripped"
+        return self.stripped_bytes
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda form: '{"Layers": ["matrix product"]}')
@@ -544,6 +549,7 @@ class FakeTensorRt:
         SM120 = 120
 
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
+    EngineStat = SimpleNamespace(STRIPPED_WEIGHTS_SIZE="stripped")
 
     def __init__(self, version: str, engine: FakeEngine | None, invalid: int = 0, plan: bytes | None = None) -> None:
         """`plan` is the only file that is taken for the engine's; None takes any."""

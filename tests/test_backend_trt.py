@@ -825,6 +825,21 @@ def test_a_plan_from_elsewhere_says_nothing_and_is_tried(tmp_path: Path, monkeyp
         np.testing.assert_array_equal(runtime.logits(pictures(2)), engine.answer(pictures(2)))
 
 
+@pytest.mark.parametrize("kind", [TensorRtBackend, TensorRtRtxBackend])
+def test_a_plan_without_its_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[TensorRtBackend]
+) -> None:
+    """As BuilderFlag.STRIP_PLAN and trtexec --stripWeights leave one, to be filled later: it would answer all the same."""
+    fake = FakeCuda()
+    engine = FakeEngine(fake, INPUT, OUTPUT, BATCH)
+    engine.stripped_bytes = 61_000_000
+    install(monkeypatch, fake, engine, flavour=kind.flavour)
+    with pytest.raises(ArtifactCorrupt, match=r"foreign\.plan was built without 61,000,000 bytes of its weights") as caught:
+        (tmp_path / "foreign.plan").write_bytes(b"from trtexec")
+        Runtime(tmp_path / "foreign.plan", device="cuda", backend=kind.name)
+    assert "alexnet-deploy build-engine" in caught.value.fix
+
+
 def test_none_from_tensorrt_becomes_an_error_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeCuda(), None)
     with pytest.raises(ArtifactCorrupt, match=r"cannot load net.plan on NVIDIA L40.*the magic number is wrong"):

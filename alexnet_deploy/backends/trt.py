@@ -70,6 +70,12 @@ class TensorRtBackend(Backend):
                 engine = None if reasons else bindings.engine(plan)
             if engine is None:
                 raise _cannot_load(artifact, bindings, gpu, reasons, messages)
+            if stripped := bindings.stripped_bytes(engine):
+                raise ArtifactCorrupt(
+                    f"{artifact.path.name} was built without {stripped:,} bytes of its weights",
+                    expected="a plan with all of them: it would answer, with other numbers",
+                    fix=rebuild_command(artifact),
+                )
             return cls(bindings, engine, artifact, gpu)
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

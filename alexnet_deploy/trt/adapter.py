@@ -164,6 +164,15 @@ class TensorRt:
         """GPU memory that one execution context of an engine needs, besides its weights."""
         return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
 
+    def stripped_bytes(self, engine: Any) -> int:
+        """Bytes of weights that an engine was built without, to be refitted later; 0 where none, or where it is too old to tell.
+
+        https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/refitting-engines.html
+        """
+        if not hasattr(engine, "get_engine_stat"):
+            return 0
+        return max(0, int(engine.get_engine_stat(self.trt.EngineStat.STRIPPED_WEIGHTS_SIZE)))  # -1 of a whole engine
+
     def capturable(self, context: Any, stream: int) -> bool:
         """Whether a CUDA graph may be made of what `context` runs."""
         return bool(context.is_stream_capturable(stream)) if hasattr(context, "is_stream_capturable") else True
