@@ -195,6 +195,17 @@ def test_nodes_of_one_name_or_none_are_told_apart(tmp_path: Path) -> None:
     assert len({*names}) == len(names)
 
 
+def test_einsum_gets_letters_that_every_engine_reads(tmp_path: Path) -> None:
+    net = Net()
+    data = trunk(net)
+    mixed = net.node("Einsum", data, net.weight(8, 8), equation=" B C H W, W a -> B C H a")
+    model = net.model(net.head(mixed, 16))
+    adopted = load_graph(adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE).path)
+    (einsum,) = edit.nodes_of(adopted.graph, "Einsum")
+    assert edit.attribute(einsum, "equation") == b"abcd,de->abce"
+    np.testing.assert_allclose(function(adopted)(random_input(model)), function(model)(random_input(model)), rtol=1e-4, atol=1e-5)
+
+
 def test_rows_that_depend_on_each_other_are_refused_as_that(tmp_path: Path) -> None:
     """As batch normalisation in training mode, and dynamic quantisation, leave them."""
     net = Net()

@@ -7,6 +7,8 @@ alpha or beta, or read in two layouts, an open batch where the graph allows it, 
 
 from __future__ import annotations
 
+from string import ascii_lowercase
+
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, inliner, version_converter
 
@@ -58,6 +60,7 @@ def normalise(model: ModelProto, *, open_batch: bool = True, head: str | None = 
     changes += tidy(model)
     if fold.untie(model.graph):
         changes.append("tied weights stored twice")
+    _plain_einsums(model.graph)
     edit.name_nodes(model.graph)
     return changes
 
@@ -105,6 +108,16 @@ def raise_opset(model: ModelProto, version: int) -> None:
         for node, name in zip(converted.graph.node, names, strict=True):
             node.name = name
     model.CopyFrom(converted)
+
+
+def _plain_einsums(graph: GraphProto) -> None:
+    """Equations in small letters, without blanks: TensorRT does not read "B I D, B J D -> B I J", as torch writes them."""
+    for node in edit.nodes_of(graph, "Einsum"):
+        equation = attribute(node, "equation").decode(errors="replace").replace(" ", "")
+        letters = [*dict.fromkeys(filter(str.isalpha, equation))]
+        if "->" in equation and len(letters) <= len(ascii_lowercase):  # without an arrow, the alphabet orders the result
+            small = dict(zip(letters, ascii_lowercase, strict=False))
+            edit.set_attribute(node, "equation", "".join(small.get(letter, letter) for letter in equation))
 
 
 def _weights_are_no_inputs(graph: GraphProto) -> bool:
