@@ -314,6 +314,14 @@ def test_device_memory_is_allocated_when_it_is_loaded_and_never_while_it_runs(
     assert not {"cudaMalloc", "cudaHostAlloc", "cudaFree", "cudaFreeHost"} & set(fake.calls)
 
 
+def test_small_batches_in_a_row_share_one_place_in_memory(backend: TensorRtRtxBackend, fake: FakeCuda) -> None:
+    """Each is one CUDA graph, and a graph is made for one place; large ones take turns in two."""
+    fake.calls.clear()
+    list(backend.run_each([pictures(4)] * 5))
+    assert "cudaMalloc" not in fake.calls
+    assert fake.calls.count("cudaGraphInstantiate") == 1
+
+
 @pytest.mark.usefixtures("no_graphs")
 def test_a_batch_in_pinned_memory_is_copied_from_where_it_is(
     backend: TensorRtRtxBackend, fake: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
