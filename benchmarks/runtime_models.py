@@ -145,8 +145,9 @@ def write_tuned(fp32: Path, int8: Path, forms: Path, path: Path, pictures: Pictu
     )
     if report.chosen is None:
         raise SystemExit(report.missed[0])
-    # Its name alone: where the models lie is this machine's affair.
-    tried = to_builtins(report) | {"path": path.name}
+    # Its name alone: where the models lie is this machine's affair. And `write_forms` has written the thin layers.
+    notes = [note for note in report.notes if not note.startswith("thin layers were not tried")]
+    tried = to_builtins(report) | {"path": path.name, "notes": notes}
     tried_at(path).write_text(json.dumps(tried, indent=1) + "\n")
 
 
