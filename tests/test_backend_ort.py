@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.backends.ort import _spinning
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ManifestError, ModelError
@@ -53,10 +53,41 @@ def test_a_provider_that_fell_back_is_an_error(tmp_path: Path, monkeypatch: pyte
         Runtime(tiny_artifact(tmp_path / "m.onnx").path, "cuda")
 
 
+def test_with_a_gpu_an_onnxruntime_for_the_cpu_alone_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr("alexnet_deploy.backends.ort.gpus", lambda: (Gpu("a GPU that is not here", (9, 0), 1),))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceMissing, match=r"built for the CPU only.*pip install 'alexnet-deploy\[gpu\]'"):
+        Runtime(tiny_artifact(tmp_path / "m.onnx").path, "cuda")
+
+
+def test_a_graph_that_this_onnxruntime_has_no_kernels_for_is_not_called_corrupt(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    for node in graph.graph.node[2:]:
+        node.input[0] += " in bfloat16" if node.op_type == "GlobalAveragePool" else ""
+    graph.graph.node.insert(2, helper.make_node("Cast", ["rectified"], ["half"], to=TensorProto.BFLOAT16))
+    graph.graph.node.insert(3, helper.make_node("Relu", ["half"], ["again"]))
+    graph.graph.node.insert(4, helper.make_node("Cast", ["again"], ["rectified in bfloat16"], to=TensorProto.FLOAT))
+    with pytest.raises(BackendError, match=r"onnxruntime does not run .*m\.onnx: .*Relu"):
+        Runtime(tiny_artifact(tmp_path / "m.onnx", graph=graph).path)
+
+
 def test_the_number_of_threads_does_not_change_the_answer_much(tmp_path: Path) -> None:
     artifact = tiny_artifact(tmp_path / "m.onnx")
     with Runtime(artifact.path, threads=1) as one, Runtime(artifact.path, threads=2) as two:
         np.testing.assert_allclose(one.logits(float_batch(4)), two.logits(float_batch(4)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted on Linux only")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_it_uses_the_threads_that_it_is_given(tmp_path: Path, threads: int) -> None:
+    artifact = tiny_artifact(tmp_path / "m.onnx")
+    before = set(os.listdir("/proc/self/task"))
+    with Runtime(artifact.path, threads=threads):
+        assert len(set(os.listdir("/proc/self/task")) - before) == threads - 1  # the caller's is one of them
 
 
 def test_threads_leave_the_cores_to_others_soon_after_a_call(tmp_path: Path) -> None:
@@ -117,6 +148,7 @@ def test_an_engine_that_fails_within_a_call_says_so_and_what_helps(tmp_path: Pat
         expected = runtime.logits(float_batch(1))
         with pytest.raises(BackendError, match=rf"{backend} failed on a batch of \(2, 3, 16, 16\)") as caught:
             runtime.logits(float_batch(2))
+        assert "reshape" in caught.value.found.lower()
         if "a new Runtime" not in caught.value.fix:
             np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
     with Runtime(path, backend=backend) as runtime:

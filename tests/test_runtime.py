@@ -258,13 +258,25 @@ class TestFiles:
             Runtime(path, backend="onnxruntime", labels=("a", "b"))
 
     @pytest.mark.parametrize("dtype", ["float16", "float64"])
-    def test_engines_of_other_floats_take_float32(self, tiny: Artifact, tmp_path: Path, dtype: str) -> None:
-        path = saved(graph_taking(dtype, [None, 3, SIZE, SIZE]), tmp_path)
-        with Runtime(path, backend="onnxruntime") as runtime, Runtime(tiny.path) as plain:
-            assert runtime.manifest.input.dtype == dtype
-            np.testing.assert_allclose(runtime.logits(float_batch(3)), plain.logits(float_batch(3)), rtol=0.01, atol=0.01)
+    def test_engines_of_other_floats_take_and_give_float32(self, tiny: Artifact, tmp_path: Path, dtype: str) -> None:
+        graph = graph_taking(dtype, [None, 3, SIZE, SIZE])
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        graph.graph.node[-1].output[0] = "exact"
+        graph.graph.node.append(helper.make_node("Cast", ["exact"], ["output"], to=kind))
+        graph.graph.output[0].type.tensor_type.elem_type = kind
+        with Runtime(saved(graph, tmp_path), backend="onnxruntime") as runtime, Runtime(tiny.path) as plain:
+            assert (runtime.manifest.input.dtype, runtime.manifest.output.dtype) == (dtype, dtype)
+            answer = runtime.logits(float_batch(3))
+            assert answer.dtype == np.float32
+            np.testing.assert_allclose(answer, plain.logits(float_batch(3)), rtol=0.01, atol=0.01)
             with pytest.raises(InputError, match=rf"the batch is {dtype}; expected float32"):
                 runtime.logits(float_batch(3).astype(dtype))
+
+    @pytest.mark.parametrize(("backend", "said"), [("onnxruntime", r"is a tensor\(int32\)"), ("openvino", "is i32")])
+    def test_a_graph_of_whole_numbers_is_no_picture_classifier(self, tmp_path: Path, backend: str, said: str) -> None:
+        pytest.importorskip(backend)
+        with pytest.raises(ModelError, match=said):
+            Runtime(saved(graph_taking("int32", [None, 3, SIZE, SIZE]), tmp_path), backend=backend)
 
     def test_a_graph_of_any_height_and_width_takes_all_of_them(self, tmp_path: Path) -> None:
         with Runtime(saved(graph_taking("float32", [None, 3, None, None]), tmp_path), backend="onnxruntime") as runtime:
