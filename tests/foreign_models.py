@@ -466,6 +466,20 @@ def two_inputs() -> ModelProto:
     return model
 
 
+def state_in_and_out() -> ModelProto:
+    """As recurrent networks keep what they know: it is the inputs that rule it out, not the outputs."""
+    model = two_inputs()
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 3, SIZE, SIZE]))
+    return model
+
+
+def no_input() -> ModelProto:
+    net = Net()
+    model = net.model(net.head(trunk(net, net.weight(1, 3, SIZE, SIZE)), 16))
+    del model.graph.input[:]
+    return model
+
+
 def two_outputs() -> ModelProto:
     net = Net()
     data = trunk(net)
@@ -560,6 +574,8 @@ def rows_that_mix() -> ModelProto:
 # name -> maker, and words of the sentence that turns it away.
 REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "two_inputs": (two_inputs, "2 inputs"),
+    "state_in_and_out": (state_in_and_out, "2 inputs"),
+    "no_input": (no_input, "0 inputs"),
     "two_outputs": (two_outputs, "2 outputs"),
     "segmentation": (segmentation, "float32 (N, classes)"),
     "text_classifier": (text_classifier, "int64"),

@@ -162,7 +162,9 @@ def test_axes_of_length_1_are_taken_out_of_the_answer(axes: list[int], tmp_path:
     for axis in axes:
         shape.insert(axis, 1)
     model = net.model(net.node("Unsqueeze", result, net.constant(axes, np.int64)), output_shape=tuple(shape))
-    adopted = load_graph(adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE).path)
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
+    assert artifact.manifest.notes == "adopted from model.onnx: opset 13 to 20, output flattened to (N, classes)"
+    adopted = load_graph(artifact.path)
     shown = random_input(adopted)
     np.testing.assert_allclose(function(adopted)(shown), function(model)(shown).reshape(2, 10), rtol=1e-4, atol=1e-5)
 
@@ -173,6 +175,23 @@ def test_the_answer_to_a_single_picture_may_come_without_a_batch(tmp_path: Path)
     model = net.model(alone, input_shape=(1, 3, SIZE, SIZE), output_shape=(10,))
     artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
     assert (artifact.manifest.output.shape, artifact.manifest.batch) == ((1, 10), BatchRange(1, 1, 1))
+
+
+def test_a_number_a_picture_is_no_answer(tmp_path: Path) -> None:
+    """Sixteen scores for sixteen pictures are not sixteen classes."""
+    net = Net()
+    scores = net.node("ReduceMax", net.head(trunk(net), 16), axes=[1], keepdims=0)
+    with pytest.raises(ModelError, match=r"16 pictures give an output of \(1, 16\)"):
+        adopt(
+            save(net.model(scores, input_shape=(16, 3, SIZE, SIZE), output_shape=(16,)), tmp_path / "model.onnx"),
+            foreign_models.RECIPE,
+        )
+
+
+def test_the_only_output_may_be_named_too(tmp_path: Path) -> None:
+    model = foreign_models.residual().model
+    artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE, head=model.graph.output[0].name)
+    assert "dropped" not in artifact.manifest.notes
 
 
 def test_a_batch_that_is_only_said_to_be_open_is_fixed_to_one(tmp_path: Path) -> None:

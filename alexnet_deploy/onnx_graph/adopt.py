@@ -13,7 +13,7 @@ from alexnet_deploy.errors import InputError, ModelError
 from alexnet_deploy.files import file_sha256
 from alexnet_deploy.manifest import Lineage, Manifest, Preprocess
 from alexnet_deploy.onnx_graph import edit
-from alexnet_deploy.onnx_graph.classifier import describe
+from alexnet_deploy.onnx_graph.classifier import describe, only_input
 from alexnet_deploy.onnx_graph.files import load_graph, save_graph
 from alexnet_deploy.onnx_graph.normalise import normalise
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
@@ -133,9 +133,7 @@ def _check_recipe(given: TensorSpec, recipe: Preprocess) -> None:
 
 def _batch(model: ModelProto) -> int | None:
     """The batch size that a graph is fixed to, or None."""
-    weights = edit.initialisers(model.graph)
-    pictures = next(value for value in model.graph.input if value.name not in weights)
-    return (edit.dims(pictures.type) or (None,))[0]
+    return (edit.dims(only_input(model.graph).type) or (None,))[0]
 
 
 def _prove(original: ModelProto, model: ModelProto, given: TensorSpec, recipe: Preprocess) -> bool:

@@ -39,19 +39,16 @@ def choose_head(model: ModelProto, head: str | None) -> bool:
 
 
 def flatten_output(model: ModelProto) -> bool:
-    """Appends a Flatten where the output has other axes, all of length 1: (N, classes, 1, 1), (N, 1, classes), or no N at all.
+    """Appends a Flatten where the only output has other axes, all of length 1: (N, classes, 1, 1), (N, 1, classes), or no N.
 
     Returns:
         Whether it had.
     """
     graph = model.graph
-    if len(graph.output) != 1:
-        return False
-    old = graph.output[0]
+    (old,) = graph.output
     kind = edit.value_types(model).get(old.name, old.type)
-    shape, classes = edit.dims(kind), classes_of(kind)
-    one_picture = (edit.dims(graph.input[0].type) or (None,))[0] == 1
-    if shape is None or classes is None or len(shape) == 2 or (len(shape) == 1 and not one_picture):
+    shape, classes = edit.dims(kind) or (), classes_of(kind)
+    if classes is None or len(shape) == 2:
         return False
     inner = edit.fresh_name(graph, f"{old.name}.unflattened")
     for node in graph.node:

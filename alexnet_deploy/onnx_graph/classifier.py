@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit
@@ -38,18 +38,24 @@ def describe(model: ModelProto) -> tuple[TensorSpec, TensorSpec, OutputKind]:
         ModelError: it is no single-input image classifier; says what it is instead.
     """
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ModelError(f"the graph has {len(inputs)} inputs{_names(inputs)}", expected=_CLASSIFIER)
+    pictures = only_input(graph)
     if len(graph.output) != 1:
         raise ModelError(
             f"the graph has {len(graph.output)} outputs{_names(graph.output)}",
             expected=_CLASSIFIER,
             fix="alexnet-deploy adopt, which takes one of them" if graph.output else "",
         )
-    given, result = _input_spec(inputs[0]), _output_spec(model, graph.output[0])
+    given, result = _input_spec(pictures), _output_spec(model, graph.output[0])
     return given, result, _output_kind(model, result.name)
+
+
+def only_input(graph: GraphProto) -> ValueInfoProto:
+    """What the pictures go into. Raises ModelError where that is not the only input, weights aside."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ModelError(f"the graph has {len(inputs)} inputs{_names(inputs)}", expected=_CLASSIFIER)
+    return inputs[0]
 
 
 def _input_spec(value: ValueInfoProto) -> TensorSpec:

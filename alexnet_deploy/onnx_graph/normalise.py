@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, inliner, versio
 from alexnet_deploy.errors import ModelError
 from alexnet_deploy.onnx_graph import edit, fold
 from alexnet_deploy.onnx_graph.answer import choose_head, flatten_output
+from alexnet_deploy.onnx_graph.classifier import only_input
 from alexnet_deploy.onnx_graph.edit import array, attribute
 from alexnet_deploy.onnx_graph.widths import to_float32
 
@@ -36,9 +37,10 @@ def normalise(model: ModelProto, *, open_batch: bool = True, head: str | None = 
         What was changed, one phrase each, for people.
 
     Raises:
-        ModelError: it uses something that has no place in the dialect.
+        ModelError: it has several inputs or none, or uses something that has no place in the dialect.
     """
     changes: list[str] = []
+    only_input(model.graph)
     if model.functions:
         model.CopyFrom(inliner.inline_local_functions(model))
         changes.append("local functions inlined")

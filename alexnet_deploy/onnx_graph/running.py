@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from alexnet_deploy.errors import ArtifactMissing, ModelError
 from alexnet_deploy.onnx_graph import edit
+from alexnet_deploy.onnx_graph.classifier import only_input
 from alexnet_deploy.onnx_graph.session import GraphRunner
 
 Batch = npt.NDArray[Any]
@@ -41,8 +42,7 @@ def _by_onnx(model: ModelProto, output: str) -> Callable[[Batch], Batch]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(model)
-    weights = edit.initialisers(model.graph)
-    name = next(value.name for value in model.graph.input if value.name not in weights)
+    name = only_input(model.graph).name
     return lambda batch: np.asarray(evaluator.run([output], {name: batch})[0])
 
 
