@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 from onnx import numpy_helper
 from PIL import Image
 
-from alexnet_deploy.artifact import Artifact
+from alexnet_deploy.artifact import Artifact, write_artifact
 from alexnet_deploy.budget import BudgetReport, BudgetStep
 from alexnet_deploy.cli import main
 from alexnet_deploy.pictures import PictureSet
@@ -194,6 +195,7 @@ def test_a_foreign_graph_is_adopted_first(models: Path, tmp_path: Path) -> None:
         (["--int8", "--calib-method", "magic"], "magic"),
         (["--int8", "--calib-count", "3"], "pictures"),
         (["--fp16", "--max-drop", "1"], "--max-drop is for int8 and fp8"),
+        (["--int8", "--fp16"], "--int8 and --fp16 exclude each other"),  # trtexec takes both
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(models: Path, arguments: list[str], says: str) -> None:
@@ -202,6 +204,17 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(models: Path, arguments: l
     assert says in result.stderr
     assert "Traceback" not in result.output
     assert names(models) == ["tiny.onnx"]
+
+
+@pytest.mark.parametrize("words", [[], ["--int8"]])
+def test_a_checkpoint_has_to_be_exported_first(models: Path, words: list[str]) -> None:
+    manifest = structs.replace(Artifact.open(models / "tiny.onnx").manifest, kind="checkpoint")
+    saved = write_artifact(models / "net.safetensors", manifest, b"weights")
+    result = call(saved.path, *words, *RTX)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: net.safetensors is a checkpoint; expected an ONNX graph. Try: alexnet-deploy export {saved.path}\n"
+    )
 
 
 def test_an_empty_models_folder_says_what_makes_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

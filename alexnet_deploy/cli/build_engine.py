@@ -87,6 +87,9 @@ def command(
     from alexnet_deploy.report.engine import engine, engine_page
 
     onnx = open_or_adopt(model or latest(".onnx", Precision.FP32, fix="alexnet-deploy export"), pictures_as)
+    if (kind := onnx.manifest.kind) != "onnx":
+        export = f"alexnet-deploy export {onnx.path}" if kind == "checkpoint" else "alexnet-deploy export"
+        raise InputError(f"{onnx.path.name} is a {kind}", expected="an ONNX graph", fix=export)
     wanted = Precision(precision) if precision else onnx.manifest.precision
     if output is None:
         output = onnx.path.with_name(_plan_name(onnx.path.stem, onnx.manifest.precision, wanted))

@@ -94,6 +94,17 @@ class Command(click.Command):
             verbosity.logger.info("%s is %r (set in %s)", name, setting.value, setting.origin)
         return ctx
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses two flags for one parameter (--int8 --fp16), of which click would take the last."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        chosen: dict[str | None, str] = {}
+        for flag in given:
+            if isinstance(flag, click.Option) and flag.is_flag and not flag.is_bool_flag:
+                other = chosen.setdefault(flag.name, flag.opts[0])
+                if other != flag.opts[0]:
+                    raise click.UsageError(f"{other} and {flag.opts[0]} exclude each other.", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> None:
         as_json = ctx.meta[_AS_JSON] = bool(ctx.params.pop("as_json", False))
         try:
