@@ -161,6 +161,70 @@ def test_a_twin_must_be_the_one_that_was_named(tmp_path: Path) -> None:
         artifact.twin()
 
 
+SMALLEST: dict[str, Any] = {"height": 1, "width": 1, "resize": 1}
+LARGEST: dict[str, Any] = {"height": 8192, "width": 8192, "resize": 16384}
+GREY: dict[str, Any] = {"channel_order": "grey", "mean": (0.5,), "std": (0.5,)}
+
+
+@pytest.mark.parametrize("fields", [SMALLEST, LARGEST, {**SMALLEST, **GREY}])
+def test_recipes_reach_from_one_pixel_to_8192(fields: dict[str, Any]) -> None:
+    assert Preprocess(**fields).height == fields["height"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"height": 0},
+        {"width": 0},
+        {"resize": 0},
+        {"height": 8193, "resize": None},
+        {"width": 8193, "resize": None},
+        {"height": 2},
+        {"width": 2},
+        {"resize": 16385},
+        {"scale": 0.0},
+        {"scale": -1.0},
+        {"scale": float("nan")},
+        {"scale": float("inf")},
+        {"mean": (0.0, 1e9, 0.0)},
+        {"mean": (0.0, float("nan"), 0.0)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, -1.0, 1.0)},
+        {"channel_order": "grey"},
+        {"mean": (0.5,), "std": (0.5,)},
+    ],
+)
+def test_a_recipe_that_nobody_could_carry_out_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"pixels|resize|mean"):
+        Preprocess(**{**SMALLEST, **wrong})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\0b", "x" * 256, "\udcff" * 300])
+def test_a_manifest_names_files_of_its_own_folder_only(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a plain file name"):
+        FileReference(file=name, sha256="0" * 64)
+    assert FileReference(file="x" * 255, sha256="0" * 64).file == "x" * 255
+
+
+def test_a_manifest_too_large_to_be_one_is_not_read(artifact: Artifact) -> None:
+    with manifest_path(artifact.path).open("ab") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(ManifestError, match="is over 16 MB"):
+        Artifact.open(artifact.path)
+
+
+def test_a_file_that_goes_before_it_is_hashed_is_missing(artifact: Artifact) -> None:
+    artifact.path.unlink()
+    with pytest.raises(ArtifactMissing, match="cannot be read: No such file"):
+        artifact.check_hash()
+
+
+def test_a_recipes_digest_is_that_of_earlier_versions() -> None:
+    """Manifests and calibration caches hold it."""
+    digest = "efb202cc0f1755051a925271839bb6c835e6f008c5f2e4943aaa35e35c961f56"
+    assert Preprocess(height=224, width=224, resize=256).digest() == digest
+
+
 def test_recipes_that_differ_have_different_digests() -> None:
     recipe = Preprocess(height=64, width=64)
     assert recipe.digest() == Preprocess(height=64, width=64).digest()
