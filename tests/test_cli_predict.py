@@ -19,6 +19,7 @@ from PIL import Image
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.cli import main
+from alexnet_deploy.types import GraphForm
 from tests.tiny import LABELS, picture_batch, tiny_artifact
 
 
@@ -44,6 +45,26 @@ def test_a_table_names_each_picture_and_its_class(artifact: Artifact, folder: Pa
     assert done.exit_code == 0, done.output
     assert "4 pictures by onnxruntime" in done.stdout
     assert any(label in done.stdout for label in LABELS)
+
+
+def test_a_long_folder_that_all_pictures_share_is_told_once_where_the_table_is_too_wide(artifact: Artifact, folder: Path) -> None:
+    deep = folder / ("long" * 15)
+    deep.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").rename(deep / f"{number}.png")
+    narrow, wide = (
+        CliRunner().invoke(main, ["predict", str(artifact.path), str(folder), "--top", "2"], env={"COLUMNS": columns})
+        for columns in ("80", "400")
+    )
+    assert narrow.stdout.count("0.png") == 1  # one table
+    assert f"allin{deep}:" in "".join(narrow.stdout.split())
+    assert f"{deep}/0.png" in wide.stdout
+    assert "all in" not in wide.stdout
+
+
+def test_what_never_ran_is_not_said_to_have_run(tmp_path: Path) -> None:
+    done = predict(tiny_artifact(tmp_path / "model.onnx", form=GraphForm.TENSORRT), tmp_path / "nowhere.png")
+    assert (done.exit_code, done.stdout) == (2, "")
 
 
 def test_json_holds_every_picture_in_order(artifact: Artifact, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
@@ -23,8 +24,13 @@ def predictions(of: PredictionReport) -> Show:
         if sound:
             columns = [_answers([picture.predictions[rank] for picture in sound]) for rank in range(ranks)]
             headings = ["picture", "class", *(_nth(rank) for rank in range(2, ranks + 1))]
-            terminal.table(console, headings, list(zip([picture.name for picture in sound], *columns, strict=True)))
-        terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
+            names = [picture.name for picture in sound]
+            room = console.width - sum(2 + cell_len(column[0]) for column in columns)
+            if max(map(cell_len, names)) > room and (folder := commonprefix(names).rpartition("/")[0]):
+                terminal.lines(console, [f"all in {folder}:"])
+                names = [name[len(folder) + 1 :] for name in names]
+            terminal.table(console, headings, list(zip(names, *columns, strict=True)))
+            terminal.lines(console, words.ran_sentences([of.ran]), style="yellow")
         if sound and of.seconds > 0:
             rate = f"{len(sound) / of.seconds:,.0f} a second, decoding included"
             terminal.lines(console, [f"{words.count(len(sound), 'picture')} by {words.ran_on(of.ran)}: {rate}"], style="dim")
