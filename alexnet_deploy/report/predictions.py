@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
@@ -26,7 +25,7 @@ def predictions(of: PredictionReport) -> Show:
             headings = ["picture", "class", *(_nth(rank) for rank in range(2, ranks + 1))]
             names = [picture.name for picture in sound]
             room = console.width - sum(2 + cell_len(column[0]) for column in columns)
-            if max(map(cell_len, names)) > room and (folder := commonprefix(names).rpartition("/")[0]):
+            if max(map(cell_len, names)) > room and (folder := _common_folder(names)):
                 terminal.lines(console, [f"all in {folder}:"])
                 names = [name[len(folder) + 1 :] for name in names]
             terminal.table(console, headings, list(zip(names, *columns, strict=True)))
@@ -46,6 +45,12 @@ def written(count: int, output: Path | None) -> Show:
             terminal.lines(console, [f"{output}: {words.count(count, 'picture')}"])
 
     return show
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The deepest folder that all lie in, or ""."""
+    parents = map(str, Path(names[0]).parents)
+    return next((parent for parent in parents if all(name.startswith(f"{parent}/") for name in names)), "")
 
 
 def _answers(each: Sequence[Prediction]) -> list[str]:
