@@ -22,7 +22,7 @@ from alexnet_deploy.quantization.calibration import Calibration, Distribution
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.quantization.sensitivity import choose_skip
 from alexnet_deploy.trt import adapter
-from alexnet_deploy.trt.build import build, choose_flavour, choose_targets
+from alexnet_deploy.trt.build import build, check_parses, choose_flavour, choose_targets
 from alexnet_deploy.types import BatchRange, Flavour, GraphForm, Precision, Progress, silent
 
 # What TensorRT computes in; 4-bit weights are onnxruntime's on the CPU.
@@ -121,6 +121,7 @@ def build_engine(
                 fix=f"--{onnx.manifest.precision}, or the FP32 graph that it was made from",
             )
         if precision in CALIBRATED:
+            check_parses(bindings, onnx)
             chosen = pictures or training_pictures(onnx)
             if calibration is None:
                 with watch.time("calibrate"):

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.engine import PRECISIONS, EngineReport, build_engine, graph_stem
-from alexnet_deploy.errors import BackendMissing, CalibrationError, FallbackWarning, InputError
+from alexnet_deploy.errors import BackendMissing, CalibrationError, FallbackWarning, InputError, ModelError
 from alexnet_deploy.gpu import gpus
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.runtime import Runtime
 from alexnet_deploy.trt import adapter
 from alexnet_deploy.types import Flavour, GraphForm, Precision
-from tests.tiny import float_batch, tiny_artifact
+from tests.tiny import float_batch, tiny_artifact, tiny_graph
 
 RTX = Flavour.TENSORRT_RTX
 PICTURES = PictureSet.open("demo:train").sample(64)
@@ -143,6 +144,24 @@ def test_what_cannot_be_built_is_said_before_the_calibration(
         build_engine(onnx, tmp_path / "x.plan", Precision.INT8)
     assert told == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_tensorrt_cannot_parse_is_refused_before_the_calibration(tmp_path: Path) -> None:
+    told: list[str] = []
+    graph = tiny_graph()
+    graph.graph.node.insert(0, helper.make_node("Bernoulli", ["input"], ["drawn"], name="a draw"))
+    graph.graph.node[1].input[0] = "drawn"
+    with pytest.raises(ModelError, match=r"cannot parse odd\.onnx: .*Bernoulli"):
+        build_engine(
+            tiny_artifact(tmp_path / "odd.onnx", graph=graph),
+            tmp_path / "x.plan",
+            Precision.INT8,
+            pictures=PICTURES,
+            flavour=RTX,
+            progress=lambda task, done, total, note="": told.append(task),
+        )
+    assert told == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.onnx", "odd.onnx.json"]
 
 
 def test_skipped_layers_stay_in_half_precision(onnx: Artifact, tmp_path: Path) -> None:
