@@ -42,6 +42,12 @@ def test_a_person_reads_text_and_a_machine_one_json_object() -> None:
     assert run(done).exit_code == 0
 
 
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_that_does_not_know_its_width_gets_the_answer_too(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(done).stdout == "forty-two\n"
+
+
 def test_what_libraries_print_natively_does_not_get_into_the_answer() -> None:
     program = """
 import ctypes, os, click

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _AS_JSON = f"{__name__}.as_json"
+_NARROWEST = 20
 
 
 html_option = click.option(
@@ -156,7 +157,10 @@ def _console() -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return ResultConsole(highlight=False)
+    console = ResultConsole(highlight=False)
+    if console.width < _NARROWEST:  # COLUMNS=0, as pseudo-terminals without a size have it: rich would print nothing
+        console.width = 80
+    return console
 
 
 @contextlib.contextmanager
