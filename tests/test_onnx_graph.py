@@ -26,6 +26,7 @@ from alexnet_deploy.onnx_graph.fold import fold_affine
 from alexnet_deploy.onnx_graph.raw_input import accept_pixels
 from alexnet_deploy.onnx_graph.running import function
 from alexnet_deploy.onnx_graph.statistics import statistics
+from alexnet_deploy.onnx_graph.widths import to_float32
 from alexnet_deploy.preprocess import normalise as preprocess
 from alexnet_deploy.quantization.quantize import quantize
 from alexnet_deploy.runtime import Runtime
@@ -108,6 +109,48 @@ def test_floats_of_any_width_become_float32(dtype: type, inside: bool, tmp_path:
     )
 
 
+def grouped() -> ModelProto:
+    """In float32 throughout, with 10, 11 and 16 in it, which as types of ONNX are float16, float64 and bfloat16."""
+    net = Net()
+    data = net.conv(trunk(net), 16, 16, group=16)
+    flat = net.node("Reshape", net.node("GlobalAveragePool", data), net.constant([0, 16], np.int64))
+    return net.model(net.gemm(net.node("Cast", flat, to=TensorProto.FLOAT), 16))
+
+
+def with_weight(model: ModelProto) -> None:
+    mask = numpy_helper.from_array(np.array([-1.7e308]), "mask")
+    model.graph.initializer.append(mask)
+
+
+def with_constant(model: ModelProto) -> None:
+    half = numpy_helper.from_array(np.ones(1, np.float16))
+    model.graph.node.append(helper.make_node("Constant", [], ["half"], value=half))
+
+
+def with_cast(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Cast", ["data"], ["wide"], to=TensorProto.DOUBLE))
+
+
+def with_input(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.BFLOAT16
+
+
+def test_a_graph_in_float32_is_left_as_it_is() -> None:
+    model = grouped()
+    before = model.SerializeToString(deterministic=True)
+    assert not to_float32(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("add", [with_weight, with_constant, with_cast, with_input])
+def test_wherever_another_width_is_named_it_is_changed_once(add: Callable[[ModelProto], None]) -> None:
+    model = grouped()
+    add(model)
+    assert to_float32(model)
+    assert not to_float32(model)
+    assert [edit.attribute(node, "group") for node in edit.nodes_of(model.graph, "Conv")][-1] == 16
+
+
 def two_heads() -> ModelProto:
     """The same trunk with two heads, called age and kind."""
     net = Net()
@@ -151,6 +194,7 @@ def test_an_output_beside_the_answer_is_dropped(kind: str, attributes: dict[str,
     model.graph.output.insert(0, helper.make_tensor_value_info("beside", dtype, ["N", 1]))
     artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
     assert artifact.manifest.output.name == result
+    assert artifact.manifest.output_kind is OutputKind.LOGITS
     assert "other outputs dropped" in artifact.manifest.notes
 
 
@@ -323,6 +367,13 @@ def test_a_batch_that_cannot_be_opened_stays_fixed(tmp_path: Path) -> None:
     artifact = adopt(save(model, tmp_path / "model.onnx"), foreign_models.RECIPE)
     assert artifact.manifest.batch == BatchRange(1, 1, 1)
     assert artifact.manifest.input.shape[0] == 1
+    assert "batch" not in artifact.manifest.notes
+
+
+def test_of_a_graph_that_speaks_the_dialect_nothing_was_changed(tmp_path: Path) -> None:
+    foreign = foreign_models.newest_opset()
+    artifact = adopt(save(foreign.model, tmp_path / "model.onnx"), foreign.recipe)
+    assert artifact.manifest.notes == "adopted from model.onnx"
 
 
 @pytest.mark.parametrize(
