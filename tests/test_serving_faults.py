@@ -121,6 +121,18 @@ def test_a_repository_folder_serves_every_version(tmp_path: Path) -> None:
         assert {(e["name"], e["version"]) for e in entries} == {("shoes", "1"), ("shoes", "2"), ("hats", "1")}
 
 
+def test_without_the_repository_folder_what_is_loaded_is_served(tmp_path: Path) -> None:
+    """A network drive that went away; and a name that no file could have."""
+    home = tmp_path / "models"
+    write_model(home / "shoes" / "1" / "model.onnx")
+    with serving(home) as server:
+        assert ask(server, "POST", f"/v2/repository/models/{'x' * 300}/load").status == 404
+        home.rename(tmp_path / "elsewhere")
+        assert ask(server, "POST", "/v2/repository/models/shoes/load").status == 404
+        assert [entry["name"] for entry in ask(server, "POST", "/v2/repository/index").json] == ["shoes"]
+        assert ask(server, "POST", INFER, infer_body(ROW)).status == 200
+
+
 def test_models_are_swapped_under_load_with_no_failed_request(tmp_path: Path, slow_engine: float) -> None:
     """Loaded anew in place, in a new version beside, and with others that come and go, while requests run all the time."""
     shoes, hats = tmp_path / "shoes" / "1" / "model.onnx", tmp_path / "hats" / "1" / "model.onnx"

@@ -43,7 +43,7 @@ class Sources:
 
     def names(self) -> list[str]:
         """Every model there is: the files as they were named, then what is in the folders."""
-        in_folders = {p.name for folder in self._folders for p in folder.iterdir() if _NAME.fullmatch(p.name) and _numbered(p)}
+        in_folders = {p.name for folder in self._folders for p in _listed(folder) if _NAME.fullmatch(p.name) and _numbered(p)}
         return list(dict.fromkeys([*self._files, *sorted(in_folders)]))
 
     def versions(self, name: str) -> Versions:
@@ -77,7 +77,15 @@ class Sources:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()] if folder.is_dir() else []
+    return [p for p in _listed(folder) if p.name.isdecimal() and p.is_dir()]
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it is none, is gone, may not be read, or no file could have its name."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _sorted(versions: Versions) -> Versions:
@@ -86,7 +94,7 @@ def _sorted(versions: Versions) -> Versions:
 
 def _artifact_in(folder: Path) -> Path:
     """The one artifact of a version; a plan's twin beside it does not count."""
-    found = sorted(p for p in folder.iterdir() if KIND_OF_SUFFIX.get(p.suffix) in ("onnx", "plan"))
+    found = sorted(p for p in _listed(folder) if KIND_OF_SUFFIX.get(p.suffix) in ("onnx", "plan"))
     plans = [p for p in found if KIND_OF_SUFFIX[p.suffix] == "plan"]
     chosen = plans or found
     if len(chosen) != 1:
