@@ -18,8 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy.backends.ort import _spinning
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ManifestError, ModelError
 from alexnet_deploy.gpu import Gpu, gpus
+from alexnet_deploy.quantization.half import to_half
 from alexnet_deploy.runtime import Runtime
 from tests.conformance import Conformance
+from tests.foreign_models import attention_tokens_first
 from tests.patience import until
 from tests.tiny import float_batch, tiny_artifact, tiny_graph
 
@@ -155,6 +157,21 @@ def test_an_engine_that_fails_within_a_call_says_so_and_what_helps(tmp_path: Pat
             np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
     with Runtime(path, backend=backend) as runtime:
         np.testing.assert_array_equal(runtime.logits(float_batch(1)), expected)
+
+
+def test_a_graph_from_elsewhere_with_attention_in_float16_does_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "attention.onnx"
+    path.write_bytes(to_half(attention_tokens_first().model, "float16").SerializeToString())
+    code = """
+import sys
+import numpy as np
+from alexnet_deploy import Runtime
+
+with Runtime(sys.argv[1], backend="onnxruntime") as runtime:
+    print(runtime.logits(np.zeros((3, *runtime.manifest.input.shape[1:]), np.float32)).shape[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")

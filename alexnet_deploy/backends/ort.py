@@ -15,8 +15,7 @@ from alexnet_deploy.artifact import Artifact
 from alexnet_deploy.backends.base import Backend, Options, batch_of, missing, own_errors
 from alexnet_deploy.errors import ArtifactCorrupt, BackendError, DeviceMissing, ModelError
 from alexnet_deploy.gpu import gpus, problem
-from alexnet_deploy.manifest import Manifest
-from alexnet_deploy.types import GraphForm, Precision, TensorSpec
+from alexnet_deploy.types import GraphForm, TensorSpec
 
 _FLOAT32 = np.dtype(np.float32)
 _ERRORS_HOME = "onnxruntime.capi.onnxruntime_pybind11_state"
@@ -26,7 +25,7 @@ _WARNINGS = 2  # onnxruntime's own default
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round the products of a float32 graph to 10 bits in silence: precision belongs to the graph.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-# Of onnxruntime's rewritings, one that moves Casts about: behind it, a float16 graph with attention ends the process (1.32).
+# Of onnxruntime's rewritings, one that moves Casts about: behind it, a graph with attention in float16 ends the process (1.32).
 _UNSAFE_IN_HALF = ["MatmulTransposeFusion"]
 _DTYPES = {
     "tensor(float)": "float32",
@@ -76,7 +75,7 @@ class OnnxRuntimeBackend(Backend):
                     _source(artifact.path),
                     settings,
                     providers=[(provider, _CUDA_OPTIONS if options.device == "cuda" else {})],
-                    disabled_optimizers=_UNSAFE_IN_HALF if _holds_half(artifact.manifest) else None,
+                    disabled_optimizers=_UNSAFE_IN_HALF,  # always: a manifest, where there is one, tells of Convs and Gemms alone
                 )
         except own_errors(_ERRORS_HOME) as error:
             raise _load_error(error, artifact) from error
@@ -121,11 +120,6 @@ def _spinning(version: str) -> tuple[str, str]:
     """
     major, minor = (int(number) for number in version.split(".")[:2])
     return ("session.intra_op.spin_duration_us", "200") if (major, minor) >= (1, 26) else ("session.force_spinning_stop", "1")
-
-
-def _holds_half(manifest: Manifest) -> bool:
-    """Whether some of the graph computes in 16 bits, as far as its manifest tells."""
-    return manifest.form is GraphForm.TENSORRT or manifest.precision in (Precision.FP16, Precision.BF16)
 
 
 def _only(tensors: list[Any], what: str, artifact: Artifact) -> TensorSpec:
