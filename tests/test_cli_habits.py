@@ -102,6 +102,7 @@ def test_a_flag_on_the_command_line_beats_its_rival_in_a_file() -> None:
         ("a = " + "[" * 5000, "alexnet-deploy.toml cannot be read: "),
         ("[train]\nint8 = 7\n", "[train] int8 is 7; expected true or false"),
         ("[train]\nepochs = [1, 2]\n", "[train] epochs is a list; expected one value"),
+        ("[train]\nint8 = true\nfp16 = true\n", "[train] int8 and alexnet-deploy.toml [train] fp16 exclude each other"),
         ("[train]\nepochs = 'many'\n", "(set in alexnet-deploy.toml [train] epochs)"),
     ],
 )
@@ -127,6 +128,13 @@ def test_a_settings_file_that_cannot_be_read_is_one_message(target: str, says: s
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"error: {says}; expected a file that you may read")
     assert run("--help").exit_code == 0
+
+
+def test_variables_that_exclude_each_other_are_named() -> None:
+    result = run(ALEXNET_DEPLOY_TRAIN_INT8="1", ALEXNET_DEPLOY_TRAIN_FP16="1")
+    assert result.exit_code == 2
+    assert "$ALEXNET_DEPLOY_TRAIN_INT8 and $ALEXNET_DEPLOY_TRAIN_FP16 exclude each other" in result.stderr
+    assert got(ALEXNET_DEPLOY_TRAIN_INT8="1", ALEXNET_DEPLOY_TRAIN_FP16="0")["precision"] == "int8"
 
 
 def test_a_wrong_variable_is_named_in_the_message() -> None:

@@ -13,7 +13,7 @@ The command line has the last word; then the environment, ./alexnet-deploy.toml,
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def settings_of(command: str, options: Sequence[click.Parameter], known: Sequenc
         known: all commands, so that a misspelt section is noticed.
 
     Raises:
-        InputError: a file is no TOML, or names a command or an option that does not exist.
+        InputError: a file is no TOML, or names a command or an option that does not exist, or two that exclude each other.
     """
     named = {opt[2:]: option for option in options if isinstance(option, click.Option) for opt in option.opts if opt[:2] == "--"}
     found: dict[str, Setting] = {}
@@ -56,15 +56,15 @@ def settings_of(command: str, options: Sequence[click.Parameter], known: Sequenc
         section = content.get(command, {})
         if not isinstance(section, dict):
             raise InputError(f"{path}: {command} is {section!r}", expected=f"a section [{command}]")
-        for name, value in section.items():
-            if name not in named:
-                raise InputError(f"{path}: {command} has no option --{name}", fix=f"alexnet-deploy {command} --help")
-            found |= _assigned(named[name], value, f"{path} [{command}] {name}")
-    for variable, text in os.environ.items():
-        option = named.get(variable.removeprefix(_prefix(command)).lower().replace("_", "-"))
-        if option and text and variable.startswith(_prefix(command)):
-            found |= _assigned(option, text, f"${variable}")
-    return found
+        for name in sorted(section.keys() - named.keys()):
+            raise InputError(f"{path}: {command} has no option --{name}", fix=f"alexnet-deploy {command} --help")
+        found |= _together(_assigned(named[name], value, f"{path} [{command}] {name}") for name, value in section.items())
+    variables = {name: f"{_prefix(command)}{name.upper().replace('-', '_')}" for name in named}
+    return found | _together(
+        _assigned(named[name], os.environ[variable], f"${variable}")
+        for name, variable in variables.items()
+        if os.environ.get(variable)
+    )
 
 
 def models() -> str | None:
@@ -99,6 +99,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _prefix(command: str) -> str:
     return f"{PREFIX}{command.upper().replace('-', '_')}_"
+
+
+def _together(each: Iterable[dict[str, Setting]]) -> dict[str, Setting]:
+    """What is set in one place. Raises InputError where two flags there are for one parameter."""
+    found: dict[str, Setting] = {}
+    for name, setting in (pair for one in each for pair in one.items()):
+        if name in found:
+            raise InputError(f"{found[name].origin} and {setting.origin} exclude each other", expected="one of them")
+        found[name] = setting
+    return found
 
 
 def _assigned(option: click.Option, value: object, origin: str) -> dict[str, Setting]:
