@@ -142,6 +142,7 @@ def test_a_graph_in_float32_is_left_as_it_is() -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("add", [with_weight, with_constant, with_cast, with_input])
 def test_wherever_another_width_is_named_it_is_changed_once(add: Callable[[ModelProto], None]) -> None:
     model = grouped()
