@@ -133,6 +133,7 @@ class TestChoosing:
             (structs.replace(here, cpu="another"), None, None),
             (structs.replace(here, cores=here.cores + 1), None, None),
             (structs.replace(here, backend="fake"), None, None),
+            (structs.replace(here, backend="one of a later version"), None, None),
             (structs.replace(here, device="cuda"), None, None),
         ):
             update_manifest(twin, tuned=tuned)
@@ -333,12 +334,17 @@ class TestFiles:
         with pytest.raises(ModelError, match="the output of"):
             Runtime(path, backend="onnxruntime")
 
-    def test_a_graph_of_flat_numbers_is_refused(self, tmp_path: Path) -> None:
+    def test_a_graph_of_flat_numbers_is_refused_and_its_engine_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[bool] = []
+        monkeypatch.setattr(FakeBackend, "close", lambda self: closed.append(True))
         path = write_fake(
             tmp_path / "m.onnx", input=TensorSpec("input", "float32", (None, 12)), preprocess=Preprocess(height=2, width=2)
         ).path
         with pytest.raises(ModelError, match=r"the input of m\.onnx is input float32 \(N, 12\); expected a batch of pictures"):
             Runtime(path, backend="fake")
+        assert closed == [True]
 
     def test_a_wrong_hash_is_named_even_where_loading_fails_too(self, tmp_path: Path) -> None:
         artifact = tiny_artifact(tmp_path / "m.onnx")
