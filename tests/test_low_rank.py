@@ -241,7 +241,7 @@ def test_thin_forms_are_int8_graphs_for_the_cpu_and_name_all_pictures_that_they_
     whole = wide_network(tmp_path, noise=0)
     (tmp_path / "forms").mkdir()
     forms = list(other_forms(whole, tmp_path / "forms", calibration=pictures))
-    assert [form.path.name for form in forms] == ["wide.thin3.int8.cpu.onnx"]  # all of them come to the same rank here
+    assert [form.path.name for form in forms] == ["wide.thin1.int8.cpu.onnx"]  # all of them come to the same rank here
     for form in forms:
         assert (form.manifest.precision, form.manifest.form) == (Precision.INT8, GraphForm.CPU)
         assert {layer.precision for layer in form.manifest.layers} == {Precision.INT8}

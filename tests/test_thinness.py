@@ -141,6 +141,7 @@ def test_each_error_of_the_logits_is_a_form(
     sizes = [form.manifest.size_bytes for form in forms]
     assert sizes[0] > sizes[1]
     assert all("low rank" in form.manifest.notes for form in forms)
+    assert {form.manifest.calibration.method for form in forms if form.manifest.calibration} == {"minmax"}
 
 
 def test_too_few_pictures_are_told_of(whole: Artifact, pictures: PictureSet, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from alexnet_deploy.errors import CalibrationError, ModelError
 from alexnet_deploy.pictures import PictureSet
 from alexnet_deploy.types import GraphForm, Precision, Progress, silent
 
-# By how much the logits of graphs with thin layers may be off, relative: 5 % are what 4-bit layers do to AlexNet's.
-THIN_LAYERS_ERR = {"thin3": 0.03, "thin5": 0.05, "thin7": 0.07, "thin10": 0.1}
+# By how much the logits of graphs with thin layers may be off, relative: 4-bit layers move AlexNet's by 4 to 7 %.
+THIN_LAYERS_ERR = {"thin1": 0.01, "thin2": 0.02, "thin4": 0.04, "thin7": 0.07, "thin10": 0.1}
 FITTED_TO = 1024  # pictures, to find directions
 COMPARED_ON = 32  # pictures, to find how thin layers may be; the directions are fitted to others
 CALIBRATED_ON = 256
@@ -98,7 +98,8 @@ def _thin(model: Artifact, pictures: PictureSet, batch: int, progress: Progress)
 
     def write(path: Path, ranks: Mapping[str, int]) -> Artifact:
         whole = to_low_rank(model, path.with_name(path.name.replace(".int8.cpu", "")), layers, ranks)
-        ranges = calibrate(whole, pictures, method="mse", count=CALIBRATED_ON, progress=progress)
+        # The numbers between two thin layers are small but for what the classes are told by, which every other method clips.
+        ranges = calibrate(whole, pictures, method="minmax", count=CALIBRATED_ON, progress=progress)
         all_seen = replace(ranges, record=ranges.record.with_pictures(seen))
         return quantize(whole, path, Precision.INT8, form=GraphForm.CPU, calibration=all_seen)
 
