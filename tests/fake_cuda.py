@@ -394,8 +394,8 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, *self.get_tensor_shape(name)[1:]) for n in (self.batch.min, self.batch.opt, self.batch.max)]
 
-    def get_engine_stat(self, stat: str) -> int:
-        assert stat == "stripped"
+    def get_engine_stat(self, stat: object) -> int:
+        assert str(stat).endswith("STRIPPED_WEIGHTS_SIZE")  # the fake's, or the real library's
         return self.stripped_bytes
 
     def create_engine_inspector(self) -> Any:
@@ -549,7 +549,7 @@ class FakeTensorRt:
         SM120 = 120
 
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
-    EngineStat = SimpleNamespace(STRIPPED_WEIGHTS_SIZE="stripped")
+    EngineStat = SimpleNamespace(STRIPPED_WEIGHTS_SIZE="EngineStat.STRIPPED_WEIGHTS_SIZE")
 
     def __init__(self, version: str, engine: FakeEngine | None, invalid: int = 0, plan: bytes | None = None) -> None:
         """`plan` is the only file that is taken for the engine's; None takes any."""
