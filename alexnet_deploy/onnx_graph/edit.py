@@ -125,6 +125,12 @@ def drop_unused(graph: GraphProto) -> bool:
     return bool(unused or dead)
 
 
+def drop_all_unused(graph: GraphProto) -> None:
+    """`drop_unused` until nothing is left that only dropped parts had used."""
+    while drop_unused(graph):
+        pass
+
+
 def name_nodes(graph: GraphProto) -> None:
     """Every node gets a name of its own: the one it has, or its output's."""
     taken: set[str] = set()

@@ -28,7 +28,7 @@ _FATAL_ONLY = 4  # errors are raised, and told by who catches them
 _UNSAFE_IN_HALF = ["MatmulTransposeFusion"]
 _APART_BYTES = 4096  # smaller weights, and shapes, which onnxruntime wants to see while it opens the graph, stay in it
 _PAGE = 4096
-NOTHING: Mapping[str, Array] = MappingProxyType({})
+_NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class GraphRunner:
@@ -53,7 +53,7 @@ class GraphRunner:
         self._input = self._session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def run(self, batch: Array, given: Mapping[str, Array] = NOTHING) -> list[Array]:
+    def run(self, batch: Array, given: Mapping[str, Array] = _NOTHING) -> list[Array]:
         """Every output for one batch, in the order of `outputs`. Raises BackendError with onnxruntime's own words.
 
         Args:

@@ -61,8 +61,7 @@ def four_bit(model: ModelProto, block: int, path: Path) -> None:
         count = f"{written.count(False)} of {len(written)} fully connected layers" if any(written) else "no fully connected layer"
         verb = "that cannot be written" if any(written) else "to write"
         raise ModelError(f"{path} has {count} {verb} in 4 bits", expected=f"input channels that divide by {block}")
-    while edit.drop_unused(graph):
-        pass
+    edit.drop_all_unused(graph)
     if not any(domain.domain == DOMAIN for domain in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 

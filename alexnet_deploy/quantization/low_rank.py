@@ -43,8 +43,7 @@ def to_low_rank(model: Artifact, output: str | Path, layers: Mapping[str, Wide],
         if layer.output in ranks:
             rank = made[layer.name] = ranks[layer.output]
             put_in_place(graph.graph, layer.node, _two(graph.graph, layer, layers[layer.output].directions, rank))
-    while edit.drop_unused(graph.graph):
-        pass
+    edit.drop_all_unused(graph.graph)
     note = "low rank: " + ", ".join(f"{name} {rank}" for name, rank in made.items())
     notes = f"{model.manifest.notes}; {note}" if model.manifest.notes else note
     return save_graph(graph, output, structs.replace(model.manifest, parents=model.lineage(), notes=notes))

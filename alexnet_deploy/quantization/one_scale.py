@@ -48,8 +48,7 @@ def _rewrite(graph: GraphProto, gemm: NodeProto, smallest: int) -> bool:
     gemm.output[0] = edit.fresh_name(graph, f"{result}.unscaled")
     at = next(index for index, other in enumerate(graph.node) if other is gemm)
     graph.node.insert(at + 1, helper.make_node("Mul", [gemm.output[0], factor], [result], f"{gemm.name}.scale"))
-    while edit.drop_unused(graph):
-        pass
+    edit.drop_all_unused(graph)
     return True
 
 

@@ -143,8 +143,7 @@ class _Network:
             put_in_place(graph.graph, layer.node, [layer.made(*values)])
             graph.graph.input.extend(helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in values.items())
             self._given[name] = values
-        while edit.drop_unused(graph.graph):
-            pass
+        edit.drop_all_unused(graph.graph)
         self._runner = GraphRunner(graph, [logits_of(graph)])
         self._batches = list(feeds(pictures, model.manifest, _BATCH))
         self._whole = self._logits({})
